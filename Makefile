@@ -1,0 +1,45 @@
+# Every target bootstraps what it needs: Python 3.11 or newer and make are enough.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+JOBS   ?= auto
+SEEDS  ?= 20000
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format bench simulate coverage clean
+
+help:  ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("onerow needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(STAMP)  ## the environment in .venv, with the command .venv/bin/onerow
+
+demo: $(STAMP)  ## the incident on this machine: plain MERGE duplicates, onerow does not
+	@$(BIN)/python -m demo.incident
+
+test: $(STAMP)  ## all tests
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
+
+check: $(STAMP)  ## formatter, linter, types, import contracts, dependencies
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/deptry src
+
+format: $(STAMP)  ## let the linter mend what it can
+	@$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## ratios to the bare engine, medians of paired runs (about 15 minutes)
+	@$(BIN)/python -m benchmarks.duckdb_merge
+
+simulate: $(STAMP)  ## the simulation over many seeds: make simulate SEEDS=20000
+	@$(BIN)/python -m onerow.testing.simulate --seeds $(SEEDS)
+
+clean:  ## remove the environment and what tests and demo left behind
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache demo/run build dist

@@ -1,0 +1,1 @@
+"""The incident that onerow exists for, on one machine."""

@@ -1,0 +1,1 @@
+"""One folder or file for each engine; drivers are imported nowhere else."""

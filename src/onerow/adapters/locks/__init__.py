@@ -1,0 +1,1 @@
+"""Lock stores: small registers with compare-and-swap."""

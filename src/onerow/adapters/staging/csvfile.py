@@ -1,0 +1,233 @@
+"""CSV files: every field is text, an empty one is NULL, a quoted empty one is ''."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.csv
+
+from onerow.adapters.staging.sources import READ_ERRORS, Source, file_error, split
+from onerow.errors import InputFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BLOCK_BYTES: Final = 4 * 1024 * 1024
+HEADER_BYTES: Final = 1024 * 1024
+MAX_RAGGED: Final = 10
+_OTHER_ENCODINGS: Final = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+class _CheckedStream(io.RawIOBase):
+    """A stream on its way into Arrow: counts quotes, ends the last line, knows the first bytes.
+
+    Arrow takes a quoted field that is never closed for one that ends with the file; an odd
+    number of quotes betrays it. Arrow does not read a header without a line end either.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._last = b""
+        self.quotes = 0
+        self.size_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = bytes(self._stream.read(size if size >= 0 else None))
+        if not data:
+            data, self._last = (b"\n" if self._last not in {b"", b"\n", b"\r"} else b""), b""
+            return data
+        if self.size_bytes == 0:
+            _check_encoding(data)
+        self.quotes += data.count(b'"')
+        self.size_bytes += len(data)
+        self._last = data[-1:]
+        return data
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _OtherEncodingError(ValueError):
+    """The file's first bytes tell that it is not UTF-8."""
+
+
+def _check_encoding(head: bytes) -> None:
+    encoding = _OTHER_ENCODINGS.get(head[:2])
+    if encoding is not None:
+        raise _OtherEncodingError(encoding)
+
+
+class CsvSource(Source):
+    """A CSV file with a header; ``open_stream`` opens its bytes anew each time."""
+
+    text_mode = True
+
+    def __init__(self, name: str, open_stream: Callable[[], Any], *, delimiter: str) -> None:
+        super().__init__(name)
+        self._open_stream = open_stream
+        self._delimiter = delimiter
+        self._ragged: list[Any] = []
+        self._stream: _CheckedStream | None = None
+        self.column_names = self._read_header()
+
+    def _read_header(self) -> tuple[str, ...]:
+        with _CheckedStream(self._open_stream()) as stream:
+            try:
+                head = stream.read(HEADER_BYTES)
+                if not head.strip(b"\xef\xbb\xbf\r\n "):
+                    raise InputFileError(
+                        f"{self.name}: the file is empty; a CSV file begins with the names of its columns.",
+                        hint="Nothing was staged. A file with only a header stages nothing and is fine.",
+                    )
+                return tuple(self._reader(io.BytesIO(head + b"\n"), {}, skip_ragged=True).schema.names)
+            except UnicodeDecodeError as error:
+                raise InputFileError(
+                    f"{self.name}: the header is not valid UTF-8 (byte {error.start + 1}).",
+                    hint="Save the file as UTF-8. Nothing was staged.",
+                ) from error
+            except _OtherEncodingError as error:
+                raise self._wrong_encoding(error) from error
+            except READ_ERRORS as error:
+                raise self._parse_error(error) from error
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows; all fields are bytes.
+
+        Raises:
+            InputFileError: rows of other lengths than the header (the first ten), a quoted field that
+                is never closed, a file that ends too early.
+        """
+        self.close()
+        self._ragged.clear()
+        types = dict.fromkeys(self.column_names, pa.binary())
+        try:
+            self._stream = _CheckedStream(self._open_stream())
+            reader = self._reader(self._stream, types, skip_ragged=False)
+            if tuple(reader.schema.names) != self.column_names:
+                raise InputFileError(f"{self.name}: the header has changed while it was read, or is too long.")
+            for batch in reader:
+                if self._ragged:
+                    break
+                yield from split(batch)
+            quotes = self._stream.quotes
+        except READ_ERRORS as error:
+            if self._ragged:
+                raise self._ragged_error() from error
+            raise self._parse_error(error) from error
+        finally:
+            self.close()
+        if quotes % 2:
+            raise self._open_quote_error()
+        if self._ragged:
+            raise self._ragged_error()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _reader(self, stream: Any, types: dict[str, pa.DataType], *, skip_ragged: bool) -> Any:
+        def on_ragged(row: Any) -> str:
+            if not skip_ragged:
+                self._ragged.append(row)
+            return "skip" if skip_ragged or len(self._ragged) < MAX_RAGGED else "error"
+
+        return pa.csv.open_csv(
+            stream,
+            # One thread: only then Arrow knows the numbers of rows that it cannot parse.
+            read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
+            parse_options=pa.csv.ParseOptions(
+                delimiter=self._delimiter,
+                newlines_in_values=True,
+                # In a file of one column an empty line is a row.
+                ignore_empty_lines=len(types) != 1,
+                invalid_row_handler=on_ragged,
+            ),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=types,
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                check_utf8=False,
+            ),
+        )
+
+    def _ragged_error(self) -> InputFileError:
+        rows = [
+            f"line {row.number}: {row.actual_columns} fields" if row.number else f"{row.actual_columns} fields"
+            for row in self._ragged
+        ]
+        listed = "; ".join(rows) + (" ..." if len(rows) >= MAX_RAGGED else "")
+        return InputFileError(
+            f"{self.name}: the header has {len(self.column_names)} fields, these rows have not: {listed}.",
+            hint="A field with a comma or a line break must stand in quotes. Nothing was staged.",
+        )
+
+    def _parse_error(self, error: BaseException) -> InputFileError:
+        if "straddling" in str(error):
+            found = self._find_open_quote()
+            if found is not None:
+                return self._open_quote_error(found)
+            return InputFileError(
+                f"{self.name}: a row is longer than {BLOCK_BYTES // 1024 // 1024} MiB.",
+                hint="Write such values as Parquet or NDJSON. Nothing was staged.",
+            )
+        return file_error(self.name, "the file cannot be read as CSV", error)
+
+    def _wrong_encoding(self, error: _OtherEncodingError) -> InputFileError:
+        return InputFileError(
+            f"{self.name}: the file is encoded as {error}, not as UTF-8.",
+            hint="Save it as UTF-8. Nothing was staged.",
+        )
+
+    def _open_quote_error(self, line: int | None = None) -> InputFileError:
+        line = self._find_open_quote() if line is None else line
+        where = f"the quoted field in the row that begins in line {line}" if line else "a quoted field"
+        return InputFileError(
+            f"{self.name}: {where} is never closed, or a quote stands in a field that is not quoted.",
+            hint='A quote within a quoted field is written twice (""). Nothing was staged.',
+        )
+
+    def _find_open_quote(self) -> int | None:
+        """Return the line in which the row begins that never ends, None if there is none."""
+        limit = csv.field_size_limit(BLOCK_BYTES)
+        start = 1
+        try:
+            with io.TextIOWrapper(
+                io.BufferedReader(_Readable(self._open_stream())), "utf-8", errors="replace", newline=""
+            ) as lines:
+                reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
+                for _ in reader:
+                    start = reader.line_num + 1
+        except csv.Error:
+            return start
+        finally:
+            csv.field_size_limit(limit)
+        return None
+
+
+class _Readable(io.RawIOBase):
+    """Any stream with ``read`` as one that Python's text layer takes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()

@@ -1,0 +1,1 @@
+"""Warehouses, one folder an engine."""

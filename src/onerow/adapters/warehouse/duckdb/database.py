@@ -1,0 +1,205 @@
+"""Opening the file late and closing it early, and saying plainly who is in the way.
+
+What is heavy runs in a private in-memory instance; the file is attached only for the transaction. While
+one process has it attached for writing no other can open it, so everybody who waits polls with a bound.
+
+Two traps of POSIX file locks shape this module. A process that opens and closes the file by any other
+means drops the lock that DuckDB holds on it, so nothing here ever looks into the file itself. And
+two instances of one process share the lock, so a lock of our own orders the threads of a process.
+
+Source: https://duckdb.org/docs/stable/connect/concurrency and fcntl(2).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import duckdb
+
+from onerow.adapters.warehouse.duckdb import sql
+from onerow.errors import OnerowError, WarehouseBusyError, WarehouseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+logger = logging.getLogger("onerow")
+
+POLL_FIRST_S: Final = 0.001
+POLL_LAST_S: Final = 0.02
+
+_HELD = re.compile(r"Conflicting lock is held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
+_threads: dict[str, threading.RLock] = {}
+_threads_guard = threading.Lock()
+
+
+def _thread_lock(path: Path) -> threading.RLock:
+    """Return the lock of a file for this process's threads, by what the file is, not by what it is called."""
+    try:
+        found = path.stat()
+        key = f"{found.st_dev}:{found.st_ino}"
+    except FileNotFoundError:
+        key = str(path.resolve())
+    with _threads_guard:
+        return _threads.setdefault(key, threading.RLock())
+
+
+class Database:
+    """A DuckDB file, and a private instance that it is attached to for a moment at a time."""
+
+    def __init__(self, path: Path, *, busy_timeout_s: float) -> None:
+        self.path = path
+        self.busy_timeout_s = busy_timeout_s
+        self._local = threading.local()
+        self._instances: list[duckdb.DuckDBPyConnection] = []
+
+    def instance(self) -> duckdb.DuckDBPyConnection:
+        """Return this thread's private instance. Temporary tables live here, never in the file."""
+        connection: duckdb.DuckDBPyConnection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            # Nothing is fetched or loaded from elsewhere: a statement that needs more than is built in fails.
+            connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+            connection.execute("set TimeZone = 'UTC'")
+            connection.execute("set enable_progress_bar = false")
+            connection.execute("set temp_directory = ?", [f"{self.path}.tmp"])  # what does not fit into memory
+            self._local.connection = connection
+            self._instances.append(connection)
+        return connection
+
+    @contextmanager
+    def open(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Have the file attached until the block ends.
+
+        Raises:
+            WarehouseBusyError: somebody else kept it for longer than the time-out; names the process.
+            WarehouseError: it cannot be opened.
+        """
+        thread_lock = _thread_lock(self.path)
+        if not thread_lock.acquire(timeout=self.busy_timeout_s):
+            raise WarehouseBusyError(
+                f"Another thread of this process has had {self.path} open for {self.busy_timeout_s:.0f} s."
+            )
+        try:
+            connection = self.instance()
+            self._attach(connection, read_only=read_only)
+            try:
+                yield connection
+            finally:
+                self._detach(connection)
+        finally:
+            thread_lock.release()
+
+    def _attach(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> None:
+        if read_only and not self.path.exists():
+            raise WarehouseError(
+                f"There is no database {self.path}.", hint="`onerow init` creates it."
+            )
+        # ATTACH takes no parameters: the path is a literal of the tree.
+        options = "READ_ONLY" if read_only else "READ_WRITE"
+        real = self.path.resolve()
+        if real.exists() and real.stat().st_nlink > 1:
+            raise WarehouseError(
+                f"{self.path} has several names (hard links), under which two processes could write it unseen.",
+                hint="Keep one name; use a symbolic link for the others.",
+            )
+        path = sql.exp.Literal.string(str(real)).sql(sql.DIALECT)
+        statement = f"ATTACH {path} AS {sql.DATABASE} (TYPE DUCKDB, {options})"
+        deadline_s = time.monotonic() + self.busy_timeout_s
+        pause_s = POLL_FIRST_S
+        while True:
+            try:
+                connection.execute(statement)
+            except duckdb.Error as error:
+                if not _is_busy(error):
+                    raise map_error(error, f"{self.path} cannot be opened") from error
+                if time.monotonic() + pause_s > deadline_s:
+                    raise self._busy(error) from error
+            else:
+                return
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, POLL_LAST_S)
+
+    def _detach(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Let go of the file. What was committed is safe in the log even if it cannot be folded in now."""
+        try:
+            connection.execute(f"DETACH {sql.DATABASE}")
+        except duckdb.Error as error:
+            logger.warning("onerow.checkpoint_failed", extra={"facts": {"error": str(error)}})
+            self._forget(connection)
+
+    def _forget(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Close an instance that could not let go of the file; the next use makes a new one."""
+        self._local.connection = None
+        self._instances.remove(connection)
+        connection.close()
+
+    def _busy(self, error: duckdb.Error) -> WarehouseBusyError:
+        match = _HELD.search(str(error))
+        if match is None:
+            return WarehouseBusyError(
+                f"This process has {self.path} open by another connection.",
+                hint="Close that connection while onerow works on the file.",
+            )
+        return WarehouseBusyError(
+            f"{self.path} has been held by process {match['pid']} ({match['program']}) for more than "
+            f"{self.busy_timeout_s:.0f} s.",
+            hint=f"If it hangs, end it (kill {match['pid']}); nothing of it is committed then. "
+            "Nothing was done here, staging is kept.",
+        )
+
+    def close(self) -> None:
+        """Close the private instances of all threads."""
+        for connection in self._instances:
+            connection.close()
+        self._instances.clear()
+        self._local = threading.local()
+
+
+def _is_busy(error: duckdb.Error) -> bool:
+    text = str(error)
+    return "Could not set lock on file" in text or "Unique file handle conflict" in text
+
+
+def is_conflict(error: duckdb.Error) -> bool:
+    """Say whether a transaction lost against another one and may be tried again."""
+    return isinstance(error, duckdb.TransactionException) and "Failed to commit: Could not" not in str(error)
+
+
+def map_error(error: duckdb.Error, doing: str) -> OnerowError:
+    """Return the error of ours that an engine's error stands for; the engine has no codes, only texts."""
+    text = str(error).splitlines()[0]
+    if "No space left" in text or "disk full" in text.lower() or "Could not write" in text:
+        return WarehouseError(
+            f"{doing}: the disk is full or cannot be written: {text}",
+            hint="Make room; nothing was committed, staging is kept.",
+        )
+    if "not a valid DuckDB database" in text or "Corrupt database" in text or "read enough bytes" in text:
+        return WarehouseError(
+            f"{doing}: it is damaged or no DuckDB database: {text}",
+            hint="Restore it from a backup; merged parts stay in staging for keep_merged and heal it.",
+        )
+    if "newer version" in text or "storage version" in text.lower() or "version number" in text:
+        return WarehouseError(f"{doing}: it was written by another version of DuckDB: {text}")
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return WarehouseError(
+            f"{doing}: out of memory: {text}", hint="Stage smaller parts, or give DuckDB a temp_directory."
+        )
+    return WarehouseError(f"{doing}: {text}")
+
+
+def rows(connection: duckdb.DuckDBPyConnection, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    """Run a statement and return its rows."""
+    return connection.execute(statement, list(values)).fetchall()
+
+
+def row(connection: duckdb.DuckDBPyConnection, statement: str, *values: Any) -> tuple[Any, ...]:
+    """Run a statement that returns one row and return it."""
+    found = connection.execute(statement, list(values)).fetchone()
+    if found is None:
+        raise WarehouseError("The warehouse returned no row where there must be one.")
+    return found

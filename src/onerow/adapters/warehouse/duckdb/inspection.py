@@ -1,0 +1,165 @@
+"""Looking at a table: duplicates, declared checks, and rows that the ledger does not explain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlglot
+
+from onerow.adapters.warehouse.duckdb import install as installation
+from onerow.adapters.warehouse.duckdb import sql
+from onerow.adapters.warehouse.duckdb.database import row, rows
+from onerow.core.partitions import decode_partition, encode_partition
+from onerow.ports.warehouse import DuplicateKey, Finding, TableCheck
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import duckdb
+
+    from onerow.core.spec import TableSpec
+    from onerow.ports.warehouse import InspectRequest
+
+TEMPORARY = ("suspects", "duplicates")
+MAX_IDS = 10
+
+
+def inspect(
+    connection: duckdb.DuckDBPyConnection,
+    request: InspectRequest,
+    target_types: Mapping[str, str],
+    control: Mapping[str, str],
+) -> TableCheck:
+    """Return what is found in the rows that ``request`` names."""
+    spec = request.spec
+    pieces = _pieces(request, target_types)
+    tables = {"target": installation.target_table(spec)}
+
+    def statement(name: str, **more: sql.Piece) -> str:
+        return sql.render(
+            sql.templates("inspection.sql")[name], tables=tables, pieces={**pieces, **more}
+        )
+
+    try:
+        connection.execute(statement("view_touched"))
+        counts = {
+            (encode_partition(value) if spec.partition and value is not None else None): found
+            for value, found in rows(connection, statement("count_rows"))
+        }
+        connection.execute(statement("suspects"))
+        (suspects,) = row(connection, statement("count_suspects"))
+        duplicate_keys, extra_rows, duplicates = 0, 0, []
+        if suspects:
+            connection.execute(statement("duplicates"))
+            duplicate_keys, extra_rows = row(connection, statement("count_duplicates"))
+            found = rows(connection, statement("list_duplicates"), request.limit)
+            duplicates = [_duplicate(spec, values) for values in found]
+        findings = []
+        for name, text in spec.checks:
+            condition = sql.exp.paren(sqlglot.parse_one(text, dialect=sql.DIALECT))
+            (broken,) = row(connection, statement("broken_check", condition=condition))
+            if broken:
+                findings.append(
+                    Finding(f"check:{name}", request.partition, f"{broken} rows break the check {name}.", broken)
+                )
+        if spec.partition is not None and request.partition is None:
+            (wandering,) = row(connection, statement("wandering_keys"))
+            if wandering:
+                findings.append(
+                    Finding(
+                        "key_in_several_partitions",
+                        None,
+                        f"{wandering} keys stand in several partitions of {spec.partition!r}.",
+                        wandering,
+                    )
+                )
+        if request.against_ledger:
+            findings += _against_ledger(connection, request, counts, control)
+    finally:
+        connection.execute("drop view if exists touched")
+        for name in TEMPORARY:
+            connection.execute(f"drop table if exists {name}")
+    return TableCheck(
+        spec.name, sum(counts.values()), len(counts), duplicate_keys, extra_rows, tuple(duplicates), tuple(findings)
+    )
+
+
+def _pieces(request: InspectRequest, target_types: Mapping[str, str]) -> dict[str, sql.Piece]:
+    spec = request.spec
+    partition: sql.Node = (
+        sql.column(spec.partition)
+        if spec.partition is not None
+        else sql.cast(sql.exp.Literal.string(""), "VARCHAR")
+    )
+    touched: sql.Node = sql.exp.true()
+    if spec.partition is not None:
+        kind = spec.by_name[spec.partition].type
+        if request.partition is not None:
+            touched = sql.in_partitions(spec, [decode_partition(request.partition, kind)])
+        elif request.since is not None:
+            touched = sql.exp.GTE(
+                this=partition.copy(), expression=sql.literal(decode_partition(request.since, kind), kind)
+            )
+    names = [name for name in spec.column_names if name in target_types]
+    ids = (
+        sql.exp.func("list", sql.cast(sql.column(spec.id_column), "VARCHAR"), dialect=sql.DIALECT)
+        if spec.id_column is not None
+        else sql.exp.null()
+    )
+    return {
+        "partition": partition,
+        "touched_partitions": touched,
+        "target_columns": list(sql.columns(names)),
+        "key_hash": sql.hash_of(spec.identity),
+        "identity": sql.columns(spec.identity),
+        "business_key": sql.columns([name for name in spec.key if name != spec.partition]),
+        "ids": ids,
+    }
+
+
+def _duplicate(spec: TableSpec, values: tuple[object, ...]) -> DuplicateKey:
+    *identity, count, ids = values
+    key = {
+        name: None if value is None else str(value)
+        for name, value in zip(spec.identity, identity, strict=True)
+    }
+    partition = key.get(spec.partition) if spec.partition is not None else None
+    names = tuple(str(value) for value in ids[:MAX_IDS]) if isinstance(ids, list) else ()
+    return DuplicateKey(partition, key, int(str(count)), names)
+
+
+def _against_ledger(
+    connection: duckdb.DuckDBPyConnection,
+    request: InspectRequest,
+    counts: Mapping[str | None, int],
+    control: Mapping[str, str],
+) -> list[Finding]:
+    """Compare rows with what was inserted: exactly for tables that onerow made, at least for adopted ones."""
+    spec = request.spec
+    guards = rows(connection, control["read_guard"], spec.name)
+    if not guards:
+        return [Finding("ledger", None, f"The table {spec.name!r} has no guard row; run `onerow init`.", 0)]
+    exact = guards[0][1] == "created"
+    inserted = {
+        (partition or None if spec.partition is None else partition): count
+        for partition, count in rows(connection, control["read_inserted"], spec.name)
+    }
+    findings = []
+    for partition in sorted({*inserted, *counts}, key=str):
+        if request.partition is not None and partition != request.partition:
+            continue
+        found, said = counts.get(partition, 0), inserted.get(partition, 0)
+        if request.since is not None and partition not in counts:
+            continue
+        where = f"Partition {partition}" if partition is not None else "The table"
+        if found < said:
+            findings.append(
+                Finding("ledger", partition, f"{where} has {found} rows; the ledger says {said} were inserted: "
+                        f"{said - found} were removed by somebody else.", said - found)
+            )  # fmt: skip
+        elif exact and found > said:
+            findings.append(
+                Finding("ledger", partition, f"{where} has {found} rows; the ledger explains {said}: "
+                        f"{found - said} were written by somebody else.", found - said)
+            )  # fmt: skip
+    return findings

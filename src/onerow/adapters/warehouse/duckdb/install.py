@@ -1,0 +1,230 @@
+"""Creating what is missing, and looking whether what is there fits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from onerow.adapters.warehouse.duckdb import sql
+from onerow.adapters.warehouse.duckdb.database import rows
+from onerow.errors import ConfigurationError, LockStoreMismatchError, NotInstalledError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import duckdb
+    from sqlglot import exp
+
+    from onerow.core.spec import Column, TableSpec
+
+CONTROL_TABLES: Final = ("meta", "guards", "fences", "ledger", "history")
+SCHEMA_VERSION: Final = "1"
+MAIN: Final = "main"
+
+# Engine types that hold a declared type's values exactly, beside the type itself.
+_HARMLESS: Final[dict[str, frozenset[str]]] = {
+    "int64": frozenset({"INTEGER", "SMALLINT", "TINYINT", "UINTEGER", "USMALLINT", "UTINYINT"}),
+    "timestamp": frozenset({"TIMESTAMP WITH TIME ZONE"}),
+    "json": frozenset({"VARCHAR"}),
+}
+
+
+def control_statements(schema: str) -> Mapping[str, str]:
+    """Return the statements of ``control.sql`` on the control tables of ``schema``."""
+    tables = {f"control.{name}": sql.table(sql.DATABASE, schema, name) for name in CONTROL_TABLES}
+    statements = {
+        name: sql.render(tree, tables=tables) for name, tree in sql.templates("control.sql").items()
+    }
+    namespace = sql.table(sql.DATABASE, schema).sql(sql.DIALECT)
+    statements["create_schema"] = f"CREATE SCHEMA IF NOT EXISTS {namespace}"
+    return statements
+
+
+def schema_of(spec: TableSpec) -> str:
+    """Return the schema that the target stands in."""
+    return spec.target[-2] if len(spec.target) > 1 else MAIN
+
+
+def target_table(spec: TableSpec) -> exp.Table:
+    """Return the target's full name."""
+    return sql.table(sql.DATABASE, schema_of(spec), spec.target[-1])
+
+
+def target_types(
+    connection: duckdb.DuckDBPyConnection, spec: TableSpec, control: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the target's columns with their engine types.
+
+    Raises:
+        NotInstalledError: there is no such table, or it lacks a declared column.
+    """
+    found = rows(
+        connection, control["read_target_columns"], sql.DATABASE, schema_of(spec), spec.target[-1]
+    )
+    if not found:
+        raise NotInstalledError(
+            f"There is no table {'.'.join(spec.target)} in the warehouse.", hint="Run `onerow init`."
+        )
+    types = {name: data_type for name, data_type, _ in found}
+    extra = [name for name in types if name not in spec.by_name]
+    if extra:
+        raise ConfigurationError(
+            f"The table {'.'.join(spec.target)} has the column {extra[0]!r}, which is not declared.",
+            hint="Declare it: a row is replaced whole, so the values of a column that nobody declares would be lost.",
+        )
+    missing = [name for name in spec.column_names if name not in types]
+    if missing:
+        raise NotInstalledError(
+            f"The table {'.'.join(spec.target)} lacks the column {missing[0]!r}.",
+            hint="Run `onerow init` to add declared columns.",
+        )
+    return types
+
+
+def install(
+    connection: duckdb.DuckDBPyConnection,
+    specs: Sequence[TableSpec],
+    control: Mapping[str, str],
+    *,
+    control_schema: str,
+    lock_store: str,
+    adopt_locks: bool,
+) -> list[str]:
+    """Create control tables, targets, missing columns and guard rows; see ``Warehouse.install``."""
+    made: list[str] = []
+    present = {name for (name,) in rows(connection, control["read_control_tables"], sql.DATABASE, control_schema)}
+    connection.execute(control["create_schema"])
+    for name in CONTROL_TABLES:
+        if name not in present:
+            connection.execute(control[f"create_{name}"])
+            made.append(f"control table {control_schema}.{name}")
+    for spec in specs:
+        _check_names(spec)
+        found = rows(
+            connection, control["read_target_columns"], sql.DATABASE, schema_of(spec), spec.target[-1]
+        )
+        made += _install_target(connection, spec, found)
+        guards = rows(connection, control["read_guard"], spec.name)
+        if not guards:
+            origin = "adopted" if found else "created"
+            rows(connection, control["insert_guard"], spec.name, lock_store, origin)
+            made.append(f"guard row of {spec.name}")
+        elif guards[0][0] != lock_store:
+            if not adopt_locks:
+                raise LockStoreMismatchError(
+                    f"The table {spec.name!r} is used with the lock store {guards[0][0]}, not with {lock_store}: "
+                    "two stores would be two locks.",
+                    hint="If the old one is really out of use, run `onerow init --adopt-locks`.",
+                )
+            rows(connection, control["adopt_lock_store"], lock_store, spec.name)
+            made.append(f"lock store {lock_store} adopted for {spec.name}")
+    return made
+
+
+def _install_target(
+    connection: duckdb.DuckDBPyConnection, spec: TableSpec, found: Sequence[tuple[str, str, bool]]
+) -> list[str]:
+    name = ".".join(spec.target)
+    if not found:
+        if len(spec.target) > 1:
+            namespace = sql.table(sql.DATABASE, schema_of(spec)).sql(sql.DIALECT)
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {namespace}")
+        schema = sql.exp.Schema(
+            this=target_table(spec), expressions=[_definition(spec, column) for column in spec.columns]
+        )
+        connection.execute(sql.exp.Create(this=schema, kind="TABLE").sql(sql.DIALECT))
+        return [f"table {name}"]
+    problems = misfits(spec, found)
+    if problems:
+        raise ConfigurationError(
+            f"The table {name} is there but does not fit its declaration: {' '.join(problems)}",
+            hint="Nothing was created. Correct the declaration or the table.",
+        )
+    made = []
+    there = {column for column, _, _ in found}
+    for column in spec.columns:
+        if column.name not in there:
+            # A NOT NULL column cannot be added to rows that lack it; the row contract holds it for new ones.
+            definition = _definition(spec, column, nullable=True).sql(sql.DIALECT)
+            connection.execute(f"ALTER TABLE {target_table(spec).sql(sql.DIALECT)} ADD COLUMN {definition}")
+            made.append(f"column {name}.{column.name}")
+    return made
+
+
+def misfits(spec: TableSpec, found: Sequence[tuple[str, str, bool]]) -> list[str]:
+    """Return why an existing table cannot be used as declared, as sentences."""
+    problems = []
+    types = {name: data_type for name, data_type, _ in found}
+    for column in spec.columns:
+        actual = types.get(column.name)
+        declared = sql.duckdb_type(column.type)
+        if actual is None:
+            if column.name in {*spec.identity, *spec.order_by}:
+                problems.append(f"It has no column {column.name!r}, which key, partition or order_by name.")
+        elif actual != declared and actual not in _HARMLESS.get(column.type.kind, frozenset()):
+            advice = ""
+            if actual in {"DOUBLE", "FLOAT"} and column.name in spec.key:
+                advice = " A binary float is no key: change the column to DECIMAL."
+            problems.append(f"Column {column.name!r} is {actual}, declared as {column.type} ({declared}).{advice}")
+    problems += [
+        f"Column {name!r} is there but not declared; a row is replaced whole, so its values would be lost."
+        for name in types
+        if name not in spec.by_name
+    ]
+    return problems
+
+
+def _check_names(spec: TableSpec) -> None:
+    if len(spec.target) > 2:  # noqa: PLR2004 -- schema and table
+        raise ConfigurationError(
+            f"Table {spec.name!r}: a target in a DuckDB file is table or schema.table, not {'.'.join(spec.target)!r}."
+        )
+    for column in spec.columns:
+        if column.name.casefold() == "rowid" or column.name.casefold().startswith("__onerow"):
+            raise ConfigurationError(
+                f"Table {spec.name!r}: a column cannot be called {column.name!r} in DuckDB; rename it."
+            )
+
+
+def _definition(spec: TableSpec, column: Column, *, nullable: bool = False) -> sql.Node:
+    required = (column.required or column.name == spec.partition) and not nullable
+    return sql.exp.ColumnDef(
+        this=sql.exp.to_identifier(column.name, quoted=True),
+        kind=sql.exp.DataType.build(sql.duckdb_type(column.type), dialect=sql.DIALECT),
+        constraints=[sql.exp.ColumnConstraint(kind=sql.exp.NotNullColumnConstraint())] if required else [],
+    )
+
+
+def probe(
+    connection: duckdb.DuckDBPyConnection,
+    specs: Sequence[TableSpec],
+    control: Mapping[str, str],
+    *,
+    control_schema: str,
+) -> list[tuple[str, bool, str]]:
+    """Return what ``doctor`` tells of an open database."""
+    (version,) = rows(connection, "select version()")[0]
+    facts = [("warehouse", True, f"opened, DuckDB {version}")]
+    present = {name for (name,) in rows(connection, control["read_control_tables"], sql.DATABASE, control_schema)}
+    missing = [name for name in CONTROL_TABLES if name not in present]
+    if missing:
+        facts.append(
+            ("control tables", False, f"missing in schema {control_schema}: {', '.join(missing)}; run `onerow init`")
+        )
+        return facts
+    facts.append(("control tables", True, f"schema {control_schema}"))
+    for spec in specs:
+        found = rows(
+            connection, control["read_target_columns"], sql.DATABASE, schema_of(spec), spec.target[-1]
+        )
+        guards = rows(connection, control["read_guard"], spec.name)
+        if not found:
+            facts.append((f"table {spec.name}", False, "missing; run `onerow init`"))
+        elif problems := misfits(spec, found):
+            facts.append((f"table {spec.name}", False, " ".join(problems)))
+        elif len(guards) != 1:
+            facts.append((f"table {spec.name}", False, f"{len(guards)} guard rows instead of one; run `onerow init`"))
+        else:
+            lacking = [name for name in spec.column_names if name not in {column for column, _, _ in found}]
+            said = f"lacks {', '.join(lacking)}; run `onerow init`" if lacking else f"fits ({guards[0][1]})"
+            facts.append((f"table {spec.name}", not lacking, said))
+    return facts

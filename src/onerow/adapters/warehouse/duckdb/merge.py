@@ -1,0 +1,535 @@
+"""Running a plan: prepare in memory, then guard, token, todo, merge, verify and record in one transaction.
+
+The plan of the physical merge was found by measuring (docs/design/0003-physical-plan.md): read the parts once
+into a temporary table sorted by partition; settle rows of one key among themselves only for the keys that have
+several; meet the target with one join that carries row numbers; delete what is replaced and insert in bulk; verify
+with one scan. Hashes of the key make the counting cheap; they only ever serve to find candidates.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from onerow.adapters.warehouse.duckdb import sql
+from onerow.adapters.warehouse.duckdb.database import row, rows
+from onerow.adapters.warehouse.duckdb.install import target_table
+from onerow.core.partitions import decode_partition, encode_partition
+from onerow.core.plans import AlreadyMerged, MergeCounts, Refused
+from onerow.errors import (
+    DuplicatesError,
+    LockStoreMismatchError,
+    NotInstalledError,
+    OnerowError,
+    PartCorruptError,
+    StaleLeaseError,
+    VerificationError,
+    WarehouseError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import duckdb
+    from sqlglot import exp
+
+    from onerow.core.partitions import PartitionValue
+    from onerow.core.parts import PartManifest
+    from onerow.core.plans import MergePlan
+    from onerow.core.spec import TableSpec
+
+MAX_NAMED_KEYS = 10
+HASH_SEEDS = 8
+
+
+class HashCollisionError(WarehouseError):
+    """Two different keys share a hash; the transaction is run again with another seed."""
+
+    kind = "hash_collision"
+
+
+class RefusedError(Exception):
+    """Leaves the transaction with a refusal; never seen outside this folder."""
+
+    def __init__(self, refusal: Refused | AlreadyMerged) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal
+
+
+@dataclass
+class Tally:
+    """Counts of one partition while they are being made."""
+
+    staged: int
+    winners: int = 0
+    updated: int = 0
+    tied: int = 0
+    older: int = 0
+    beaten_unchanged: int = 0
+    beaten: int = 0
+    before: int = 0
+
+    def counts(self) -> MergeCounts:
+        """Return the counts by the definition of DESIGN section 7."""
+        return MergeCounts(
+            staged=self.staged,
+            inserted=self.winners - self.updated - self.tied - self.older,
+            updated=self.updated,
+            unchanged=self.tied + self.beaten_unchanged,
+            superseded=self.older + self.beaten - self.beaten_unchanged,
+        )
+
+
+@dataclass(frozen=True)
+class Statements:
+    """The statements of ``merge.sql`` for one plan; rendered once for a table and kept."""
+
+    spec: TableSpec
+    values: tuple[PartitionValue, ...]
+    target_types: tuple[tuple[str, str], ...] = ()
+    seed: int = 0
+
+    def __getitem__(self, name: str) -> str:
+        values = self.values if name in _OF_PARTITIONS else ()
+        return _statement(name, self.spec, values, self.target_types, self.seed)
+
+
+_OF_PARTITIONS = frozenset({"view_touched", "delete_replaced"})
+_KEPT_STATEMENTS = 2048
+
+
+@lru_cache(_KEPT_STATEMENTS)
+def _statement(
+    name: str,
+    spec: TableSpec,
+    values: tuple[PartitionValue, ...],
+    target_types: tuple[tuple[str, str], ...],
+    seed: int,
+) -> str:
+    pieces = _pieces(spec, seed)
+    if name in _OF_PARTITIONS:
+        on = "target" if name == "delete_replaced" else None
+        pieces["touched_partitions"] = sql.in_partitions(spec, values, on=on)
+        types = dict(target_types)
+        pieces["target_columns"] = [_target_column(spec, column, types) for column in spec.column_names]
+    tables = {"target": target_table(spec)}
+    return sql.render(sql.templates("merge.sql")[name], tables=tables, pieces=pieces)
+
+
+@lru_cache(_KEPT_STATEMENTS)
+def _stage_statement(
+    spec: TableSpec,
+    seed: int,
+    several: bool,  # noqa: FBT001 -- private, and a key of the cache
+    sources: tuple[tuple[frozenset[str], tuple[PartitionValue, ...]], ...],
+) -> str:
+    """Return the statement that reads files, a parameter for each group of files that are read alike."""
+    query: exp.Query | None = None
+    for present, values in sources:
+        select = sql.exp.select(
+            *(sql.staged_column(column, present=column.name in present) for column in spec.columns)
+        ).from_(sql.exp.Anonymous(this="read_parquet", expressions=[sql.exp.Placeholder()]))
+        if values:
+            select = select.where(sql.in_partitions(spec, values))
+        query = select if query is None else sql.exp.union(query, select, distinct=False)
+    if query is None:
+        raise WarehouseError("A plan without parts cannot be prepared.")
+    pieces = _pieces(spec, seed)
+    pieces["source"] = query.subquery("parts")
+    return sql.render(sql.templates("merge.sql")["stage_sorted" if several else "stage"], tables={}, pieces=pieces)
+
+
+def _pieces(spec: TableSpec, seed: int) -> dict[str, sql.Piece]:
+    order = spec.comparison[: len(set(spec.order_by))]
+    return {
+        "partition": _partition(spec),
+        "sorting": sql.column(spec.partition or spec.key[0]),
+        "staged_partition": _partition(spec, "s"),
+        "key_hash": sql.hash_of(spec.identity, seed=seed),
+        "order_hash": sql.hash_of(order, seed=seed),
+        "identity": sql.columns(spec.identity),
+        "newest_first": list(sql.newest_first(spec.comparison).expressions),
+        "columns": sql.columns(spec.column_names),
+        "column_list": sql.columns(spec.column_names),
+        "classify_columns": sql.columns(tuple(dict.fromkeys((*spec.identity, spec.comparison[0])))),
+        "compare_first": sql.compare(spec.comparison[:1], "s", "t"),
+        "compare_all": sql.compare(spec.comparison, "s", "t"),
+        "same_key": sql.same_key(spec.identity, "s", "t"),
+    }
+
+
+def _target_column(spec: TableSpec, name: str, types: Mapping[str, str]) -> sql.Node:
+    """Return the target's column in the declared type; adopted tables may differ harmlessly."""
+    declared = sql.duckdb_type(spec.by_name[name].type)
+    actual = types.get(name, declared)
+    node: sql.Node = sql.column(name)
+    if actual == declared:
+        return node
+    node = sql.from_utc(node) if actual == "TIMESTAMP WITH TIME ZONE" else sql.cast(node, declared)
+    return sql.exp.alias_(node, name, quoted=True)
+
+
+@dataclass
+class PreparedMerge:
+    """A plan whose rows are read, checked and deduplicated into temporary tables of an instance."""
+
+    plan: MergePlan
+    values: tuple[PartitionValue, ...]
+    tallies: dict[str | None, Tally]
+    beaten: bool
+    seed: int
+    prepare_s: float
+
+
+def prepare(
+    connection: duckdb.DuckDBPyConnection, plan: MergePlan, locate: Callable[[PartManifest], str], *, seed: int = 0
+) -> PreparedMerge:
+    """Read the plan's parts into ``staged``, one row a key, and put what is beaten into ``beaten``.
+
+    Raises:
+        PartGoneError, PartCorruptError: from ``locate``, or the rows are not as many as the manifests say.
+        HashCollisionError: try again with another seed.
+    """
+    began_s = time.perf_counter()
+    spec = plan.spec
+    values = tuple(_value(spec, name) for name in plan.partitions if spec.partition is not None)
+    statements = Statements(spec, values, seed=seed)
+    sources = _sources(plan, locate)
+    # Whole row groups are inserted faster in order; reading in any order is faster.
+    connection.execute("set preserve_insertion_order = false")
+    try:
+        connection.execute(_stage_statement(spec, seed, len(values) > 1, tuple(sources)), list(sources.values()))
+    finally:
+        connection.execute("set preserve_insertion_order = true")
+    tallies = {task.partition: Tally(task.rows_staged) for task in plan.tasks}
+    keys = 0
+    for value, found, keys in rows(connection, statements["count_staged"]):  # noqa: B007 -- the same in every row
+        tally = tallies.get(_name(spec, value))
+        if tally is None or tally.staged != found:
+            _refuse_part(plan, _name(spec, value), found, tally.staged if tally else 0)
+        tally.winners = found
+    for name, tally in tallies.items():
+        if tally.staged != tally.winners:
+            _refuse_part(plan, name, 0, tally.staged)
+    repeated = keys != sum(tally.winners for tally in tallies.values())
+    if repeated:
+        connection.execute(statements["collect_losers"])
+        connection.execute(statements["drop_losers"])
+        for value, winners, _ in rows(connection, statements["count_staged"]):
+            tallies[_name(spec, value)].winners = winners
+        if keys != sum(tally.winners for tally in tallies.values()):
+            raise HashCollisionError("Two keys of the batch share a hash.")
+    return PreparedMerge(plan, values, tallies, repeated, seed, time.perf_counter() - began_s)
+
+
+def _refuse_part(plan: MergePlan, partition: str | None, found: int, promised: int) -> NoReturn:
+    raise PartCorruptError(
+        f"The parts of batch {plan.batch!r} hold {found} rows of partition {partition!r}; "
+        f"their manifests say {promised}.",
+        hint="Nothing was merged. Have the workers stage their rows again.",
+    )
+
+
+def _sources(
+    plan: MergePlan, locate: Callable[[PartManifest], str]
+) -> dict[tuple[frozenset[str], tuple[PartitionValue, ...]], list[str]]:
+    """Return the parts' files, by the columns they have and the partitions that are read of them; () is all."""
+    spec = plan.spec
+    wanted: dict[str, list[str | None]] = {part.part_id: [] for part in plan.parts}
+    for task in plan.tasks:
+        for part_id in task.part_ids:
+            wanted[part_id].append(task.partition)
+    sources: dict[tuple[frozenset[str], tuple[PartitionValue, ...]], list[str]] = {}
+    for part in plan.parts:
+        names = wanted[part.part_id]
+        whole = spec.partition is None or len(names) == len(part.partitions)
+        values = () if whole else tuple(_value(spec, name) for name in names)
+        present = frozenset(name for name, _ in part.columns)
+        sources.setdefault((present, values), []).append(_no_pattern(locate(part)))
+    return sources
+
+
+def _no_pattern(path: str) -> str:
+    """Return ``path`` so that characters of file name patterns stand for themselves."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in path)
+
+
+class Transaction:
+    """The steps of one plan on an attached file, each a method. The caller begins, commits or rolls back."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        prepared: PreparedMerge,
+        *,
+        target_types: Mapping[str, str],
+        control: Mapping[str, str],
+    ) -> None:
+        self.connection = connection
+        self.prepared = prepared
+        self.plan = prepared.plan
+        self.control = control
+        self.statements = Statements(
+            prepared.plan.spec, prepared.values, tuple(target_types.items()), prepared.seed
+        )
+        self.merge_s = 0.0
+        self.verify_s = 0.0
+
+    def run(self) -> dict[str | None, MergeCounts]:
+        """Run all steps but the commit.
+
+        Raises:
+            RefusedError: a step refused.
+            duckdb.Error: the engine did.
+        """
+        self.guard()
+        self.token()
+        self.todo()
+        began_s = time.perf_counter()
+        self.merge()
+        merged_s = time.perf_counter()
+        counts = {name: tally.counts() for name, tally in self.prepared.tallies.items()}
+        self.verify(counts)
+        self.merge_s = merged_s - began_s + self.prepared.prepare_s
+        self.verify_s = time.perf_counter() - merged_s
+        self.record(counts)
+        return counts
+
+    def guard(self) -> None:
+        """Change the guard row; of two transactions that do so at once one fails."""
+        name = self.plan.spec.name
+        (changed,) = row(self.connection, self.control["change_guard"], name)
+        if changed != 1:
+            _refuse(
+                NotInstalledError(
+                    f"The table {name!r} has {changed} guard rows instead of one.",
+                    hint="Run `onerow init`." if changed == 0 else "Someone else wrote to the control tables.",
+                )
+            )
+        lock_store, _ = row(self.connection, self.control["read_guard"], name)
+        if self.plan.lock_store is not None and lock_store != self.plan.lock_store:
+            _refuse(
+                LockStoreMismatchError(
+                    f"The table {name!r} is used with the lock store {lock_store}, not with {self.plan.lock_store}: "
+                    "two stores would be two locks.",
+                    hint="If the old one is really out of use, run `onerow init --adopt-locks`.",
+                )
+            )
+
+    def token(self) -> None:
+        """Compare with the fence and raise it."""
+        tokens = {task.partition or "": task.token for task in self.plan.tasks if task.token is not None}
+        if not tokens:
+            return
+        name, partitions = self.plan.spec.name, list(tokens)
+        for partition, fence in rows(self.connection, self.control["read_fences"], name, partitions):
+            if fence > tokens[partition]:
+                raise RefusedError(
+                    Refused(
+                        "stale",
+                        StaleLeaseError(
+                            f"A consolidation of {name}/{partition} with token {fence} has committed; this one has "
+                            f"token {tokens[partition]}.",
+                            fence=fence,
+                            hint="Its lease had passed to somebody else. Staging is kept; consolidate again.",
+                        ),
+                        fence=fence,
+                    )
+                )
+        rows(self.connection, self.control["delete_fences"], name, partitions)
+        rows(self.connection, self.control["insert_fences"], name, partitions, list(tokens.values()))
+
+    def todo(self) -> None:
+        """Refuse a plan of which the ledger names a part already."""
+        plan = self.plan
+        found = set(
+            rows(
+                self.connection,
+                self.control["read_merged_parts"],
+                plan.spec.name,
+                plan.batch,
+                [part.part_id for part in plan.parts],
+            )
+        )
+        planned = {(part_id, task.partition or "") for task in plan.tasks for part_id in task.part_ids}
+        done = planned & found
+        if done == planned:
+            raise RefusedError(AlreadyMerged())
+        if done:
+            raise RefusedError(
+                Refused(
+                    "outdated",
+                    WarehouseError(f"{len(done)} of the plan's parts were merged by somebody else meanwhile."),
+                )
+            )
+
+    def merge(self) -> None:
+        """Meet the target and change it; the tallies hold the counts afterwards."""
+        run, statements, tallies = self.connection, self.statements, self.prepared.tallies
+        run.execute(statements["view_touched"])
+        for value, found in rows(run, statements["count_touched"]):
+            self._tally(value).before = found
+        run.execute(statements["classify"])
+        if self._count_outcomes():
+            run.execute(statements["break_ties"])
+            run.execute(statements["apply_ties"])
+            self._count_outcomes()
+        if self.prepared.beaten:
+            self._count_beaten()
+        updated = sum(tally.updated for tally in tallies.values())
+        kept = sum(tally.tied + tally.older for tally in tallies.values())
+        written = sum(tally.winners for tally in tallies.values()) - kept
+        if updated:
+            (deleted,) = row(run, statements["delete_replaced"])
+            _expect("rows replaced", deleted, updated)
+        if written:
+            (inserted,) = row(run, statements["insert_newest" if kept else "insert_all"])
+            _expect("rows inserted", inserted, written)
+
+    def verify(self, counts: Mapping[str | None, MergeCounts]) -> None:
+        """Read the touched partitions back: one row per key, every staged key there, nothing older, counts add up."""
+        seen: dict[str | None, int] = {}
+        keys = 0
+        for value, found, keys in rows(self.connection, self.statements["verify_keys"]):  # noqa: B007
+            seen[_name(self.plan.spec, value)] = found
+        if keys != sum(seen.values()):
+            self._refuse_duplicates()
+        for name, tally in self.prepared.tallies.items():
+            where = f"partition {name!r}" if name is not None else "the table"
+            _expect(f"rows in {where}", seen.get(name, 0), tally.before + counts[name].inserted)
+            if not counts[name].add_up:
+                _refuse(VerificationError(f"The counts of {where} do not add up: {counts[name]}."))
+        present, differing = row(self.connection, self.statements["verify_staged"])
+        _expect("staged keys in the table", present, sum(tally.winners for tally in self.prepared.tallies.values()))
+        if differing:
+            (older,) = row(self.connection, self.statements["count_older"])
+            _expect("rows older than a staged row of their key", older, 0)
+
+    def record(self, counts: Mapping[str | None, MergeCounts]) -> None:
+        """Write the ledger and the history, in this transaction."""
+        plan = self.plan
+        by_id = {part.part_id: part for part in plan.parts}
+        entries = [
+            (task.partition or "", part_id, by_id[part_id].rows_of(task.partition))
+            for task in plan.tasks
+            for part_id in task.part_ids
+        ]
+        rows(
+            self.connection,
+            self.control["insert_ledger"],
+            plan.spec.name,
+            plan.batch,
+            plan.consolidation,
+            *(list(values) for values in zip(*entries, strict=True)),
+        )
+        history = [
+            (
+                task.partition or "",
+                task.token,
+                len(task.part_ids),
+                *(getattr(counts[task.partition], name) for name in MergeCounts.__slots__),
+            )
+            for task in plan.tasks
+        ]
+        rows(
+            self.connection,
+            self.control["insert_history"],
+            "consolidate",
+            plan.spec.name,
+            plan.batch,
+            plan.consolidation,
+            plan.attempt,
+            plan.unlocked,
+            plan.holder,
+            self.merge_s,
+            self.verify_s,
+            "",
+            *(list(values) for values in zip(*history, strict=True)),
+        )
+
+    def _count_outcomes(self) -> int:
+        """Put the outcomes into the tallies; return how many are undecided by the first order column."""
+        met = staged_met = ties = 0
+        for value, found, newer, tied, staged_met in rows(self.connection, self.statements["count_outcomes"]):  # noqa: B007
+            tally = self._tally(value)
+            tally.updated, tally.tied, tally.older = newer, tied, found - newer - tied
+            met, ties = met + found, ties + tied
+        if met != staged_met:  # a staged key met two rows
+            self._refuse_duplicates()
+        return ties
+
+    def _count_beaten(self) -> None:
+        for value, beaten, unchanged in rows(self.connection, self.statements["count_beaten"]):
+            tally = self._tally(value)
+            tally.beaten, tally.beaten_unchanged = beaten, unchanged
+            # A repeated key was counted once by its hash; the beaten rows are on top of the winners.
+            _expect("rows beaten within the batch", beaten, tally.staged - tally.winners)
+
+    def _tally(self, value: Any) -> Tally:
+        return self.prepared.tallies[_name(self.plan.spec, value)]
+
+    def _refuse_duplicates(self) -> None:
+        """Name the keys that stand twice; if none does exactly, it was a collision of hashes."""
+        spec = self.plan.spec
+        found = rows(self.connection, self.statements["find_duplicates"], 1000)
+        if not found:
+            raise HashCollisionError("Two keys of the table share a hash.")
+        partitions = tuple(
+            dict.fromkeys(_name(spec, values[0]) if spec.partition else None for values in found)
+        )
+        keys = [describe_key(spec, values) for values in found[:MAX_NAMED_KEYS]]
+        more = "" if len(found) <= MAX_NAMED_KEYS else f" and {len(found) - MAX_NAMED_KEYS} or more others"
+        scope = f" --partition {partitions[0]}" if partitions[0] is not None else ""
+        raise RefusedError(
+            Refused(
+                "failed",
+                DuplicatesError(
+                    f"{len(found)} business keys of {spec.name!r} stand more than once: {'; '.join(keys)}{more}.",
+                    keys=keys,
+                    partitions=partitions,
+                    hint="The transaction was rolled back, staging is kept. See them with "
+                    f"`onerow check --table {spec.name}{scope}`, remove the extra rows and consolidate again.",
+                ),
+                partitions=partitions,
+            )
+        )
+
+
+def describe_key(spec: TableSpec, values: Sequence[Any]) -> str:
+    """Return a key as text for people: column=value, value 'x' for text and NULL for none."""
+    return ", ".join(
+        f"{name}={'NULL' if value is None else repr(value) if isinstance(value, str) else value}"
+        for name, value in zip(spec.identity, values, strict=False)
+    )
+
+
+def _refuse(error: OnerowError) -> None:
+    raise RefusedError(Refused("failed", error))
+
+
+def _expect(what: str, found: int, wanted: int) -> None:
+    if found != wanted:
+        _refuse(
+            VerificationError(
+                f"Verification failed: {found} {what}, expected {wanted}.",
+                hint="The transaction was rolled back, staging is kept.",
+            )
+        )
+
+
+def _partition(spec: TableSpec, table: str | None = None) -> sql.Node:
+    if spec.partition is None:
+        return sql.cast(sql.exp.Literal.string(""), "VARCHAR")
+    return sql.column(spec.partition, table)
+
+
+def _value(spec: TableSpec, name: str | None) -> PartitionValue:
+    if spec.partition is None or name is None:
+        raise WarehouseError(f"The table {spec.name!r} has no partitions.")
+    return decode_partition(name, spec.by_name[spec.partition].type)
+
+
+def _name(spec: TableSpec, value: Any) -> str | None:
+    return None if spec.partition is None else encode_partition(value)

@@ -1,0 +1,367 @@
+"""The DuckDB file as a Warehouse."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import duckdb
+
+from onerow.adapters.warehouse.duckdb import inspection
+from onerow.adapters.warehouse.duckdb import install as installation
+from onerow.adapters.warehouse.duckdb.database import Database, is_conflict, map_error, row, rows
+from onerow.adapters.warehouse.duckdb.merge import (
+    HASH_SEEDS,
+    HashCollisionError,
+    PreparedMerge,
+    RefusedError,
+    Transaction,
+    prepare,
+)
+from onerow.core.plans import Committed, MergeCounts, Refused, Unknown
+from onerow.errors import (
+    FencedError,
+    LeaseLostError,
+    NotInstalledError,
+    OnerowError,
+    WarehouseError,
+)
+from onerow.ports.warehouse import Capabilities, HistoryEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from onerow.core.partitions import Scope
+    from onerow.core.parts import PartManifest
+    from onerow.core.plans import Merged, MergePlan, Outcome
+    from onerow.core.spec import TableSpec
+    from onerow.ports.clock import Cancellation
+    from onerow.ports.warehouse import InspectRequest, Prepared, TableCheck
+
+BUSY_TIMEOUT_S: Final = 30.0
+TEMPORARY: Final = ("staged", "losers", "met", "broken_ties")
+
+CAPABILITIES: Final = Capabilities(
+    commit_domain="file",
+    max_partitions=400,
+    max_rows=5_000_000,
+    modes=frozenset({"upsert"}),
+)
+
+
+class DuckDBWarehouse:
+    """One DuckDB file.
+
+    Args:
+        locate: gives the local path of a part's Parquet file, checked against its manifest.
+        transaction: the steps; the test kit gives one with a step switched off.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        locate: Callable[[PartManifest], str],
+        control_schema: str = "onerow",
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        transaction: type[Transaction] = Transaction,
+    ) -> None:
+        self._database = Database(path, busy_timeout_s=busy_timeout_s)
+        self._locate = locate
+        self._schema = control_schema
+        self._transaction = transaction
+        self._control = installation.control_statements(control_schema)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the engine can do."""
+        return CAPABILITIES
+
+    def install(self, specs: Sequence[TableSpec], *, lock_store: str, adopt_locks: bool) -> Sequence[str]:
+        """Create what is missing, in one transaction."""
+        with self._errors("init failed"), self._database.open() as connection:
+            connection.execute("begin")
+            try:
+                made = installation.install(
+                    connection,
+                    specs,
+                    self._control,
+                    control_schema=self._schema,
+                    lock_store=lock_store,
+                    adopt_locks=adopt_locks,
+                )
+                connection.execute("commit")
+            except BaseException:
+                _rollback(connection)
+                raise
+        return made
+
+    def merged(self, table: str, batch: str) -> Merged:
+        """Return what the ledger names as merged of a batch."""
+        with self._read() as connection:
+            found = rows(connection, self._control["read_merged"], table, batch)
+        return frozenset((part_id, partition or None) for part_id, partition in found)
+
+    def batches(self, table: str) -> Mapping[str, int]:
+        """Return the batches that the ledger knows of, with the number of their parts."""
+        with self._read() as connection:
+            return dict(rows(connection, self._control["read_batches"], table))
+
+    @contextmanager
+    def prepare(self, plan: MergePlan) -> Iterator[PreparedMerge]:
+        """Read, check and deduplicate the parts in memory; the file stays free for others."""
+        connection = self._database.instance()
+        try:
+            yield self._prepare(connection, plan, 0)
+        finally:
+            for name in TEMPORARY:
+                connection.execute(f"drop table if exists {name}")
+
+    def _prepare(self, connection: duckdb.DuckDBPyConnection, plan: MergePlan, seed: int) -> PreparedMerge:
+        while True:
+            try:
+                with self._errors(f"the parts of batch {plan.batch!r} cannot be read"):
+                    return prepare(connection, plan, self._locate, seed=seed)
+            except HashCollisionError:
+                seed += 1
+                if seed >= HASH_SEEDS:
+                    raise
+
+    def apply(self, prepared: Prepared, cancellation: Cancellation) -> Outcome:
+        """Run the plan in one transaction."""
+        if not isinstance(prepared, PreparedMerge):
+            raise TypeError("this plan was prepared by another warehouse")
+        while True:
+            try:
+                with self._database.open() as connection:
+                    return self._apply(connection, prepared, cancellation)
+            except HashCollisionError as error:
+                if prepared.seed + 1 >= HASH_SEEDS:
+                    return Refused("failed", error)
+                try:
+                    prepared = self._prepare(self._database.instance(), prepared.plan, prepared.seed + 1)
+                except OnerowError as again:
+                    return Refused("failed", again)
+            except OnerowError as error:
+                return Refused("failed", error)
+
+    def _apply(
+        self, connection: duckdb.DuckDBPyConnection, prepared: PreparedMerge, cancellation: Cancellation
+    ) -> Outcome:
+        plan = prepared.plan
+        target_types = installation.target_types(connection, plan.spec, self._control)
+        transaction = self._transaction(
+            connection,
+            prepared,
+            target_types=target_types,
+            control=self._control,
+        )
+        cancellation.on_cancel(connection.interrupt)
+        try:
+            connection.execute("begin")
+            counts = transaction.run()
+            cancellation.on_cancel(None)
+            cancellation.raise_if_cancelled()
+        except RefusedError as refusal:
+            _rollback(connection)
+            return refusal.refusal
+        except FencedError as error:
+            _rollback(connection)
+            return Refused("cancelled", error)
+        except duckdb.Error as error:
+            _rollback(connection)
+            return _refused(error, cancellation)
+        except BaseException:
+            _rollback(connection)
+            raise
+        finally:
+            cancellation.on_cancel(None)
+        return self._commit(connection, plan, counts, transaction)
+
+    def _commit(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        plan: MergePlan,
+        counts: Mapping[str | None, MergeCounts],
+        transaction: Transaction,
+    ) -> Outcome:
+        """Commit, and look whether it was kept.
+
+        DuckDB accepts the COMMIT of an aborted transaction without a word and keeps nothing; and one that
+        failed on a full disk was rolled back. What the ledger says on the same connection is what is true.
+        """
+        failure: duckdb.Error | None = None
+        try:
+            connection.execute("commit")
+        except duckdb.Error as error:
+            _rollback(connection)
+            failure = error
+        try:
+            committed = self._read_committed(connection, plan)
+        except duckdb.Error as error:
+            return Unknown(map_error(failure or error, "nobody can tell whether the commit was kept"))
+        if committed is not None:
+            return Committed(counts, merge_s=transaction.merge_s, verify_s=transaction.verify_s)
+        if failure is not None and not is_conflict(failure):
+            return Refused("failed", map_error(failure, "the commit failed"))
+        return Refused("conflict", WarehouseError("The commit was not kept."))
+
+    def resolve(self, plan: MergePlan) -> Committed | Refused | Unknown:
+        """Take the guard, then read what the transaction has left."""
+        try:
+            with self._errors("the outcome cannot be read"), self._database.open() as connection:
+                connection.execute("begin")
+                try:
+                    rows(connection, self._control["change_guard"], plan.spec.name)
+                    committed = self._read_committed(connection, plan)
+                    connection.execute("commit")
+                except BaseException:
+                    _rollback(connection)
+                    raise
+        except OnerowError as error:
+            return Unknown(error)
+        if committed is None:
+            return Refused(
+                "conflict", WarehouseError(f"Transaction {plan.transaction} has not committed and never will.")
+            )
+        return committed
+
+    def _read_committed(self, connection: duckdb.DuckDBPyConnection, plan: MergePlan) -> Committed | None:
+        found = rows(
+            connection, self._control["read_committed"], plan.spec.name, plan.consolidation, plan.attempt
+        )
+        if len(found) != len(plan.tasks):
+            return None
+        partitioned = plan.spec.partition is not None
+        counts = {
+            (partition if partitioned else None): MergeCounts(*numbers)
+            for partition, *numbers, _, _ in found
+        }
+        return Committed(counts, merge_s=found[0][-2], verify_s=found[0][-1], read_back=True)
+
+    def raise_fence(self, spec: TableSpec, scope: Scope, *, token: int, by: str, reason: str) -> int:
+        """Raise the fence of a scope, with an audit entry, in a transaction of its own."""
+        name, partition = spec.name, scope.partition or ""
+        with self._errors("the fence could not be raised"), self._database.open() as connection:
+            connection.execute("begin")
+            try:
+                self._change_guard(connection, name)
+                found = rows(connection, self._control["read_fences"], name, [partition])
+                fence = max(token, *(value for _, value in found)) if found else token
+                rows(connection, self._control["delete_fences"], name, [partition])
+                rows(connection, self._control["insert_fences"], name, [partition], [fence])
+                values = ("force_release", name, "", "", 0, False, by, 0.0, 0.0, reason)
+                self._insert_history(connection, values, (partition, fence, 0, 0, 0, 0, 0, 0))
+                connection.execute("commit")
+            except BaseException:
+                _rollback(connection)
+                raise
+        return fence
+
+    def record(self, entry: HistoryEntry) -> None:
+        """Write an audit entry."""
+        with self._errors("the audit entry could not be written"), self._database.open() as connection:
+            values = (
+                entry.action, entry.table, entry.batch, entry.consolidation, entry.attempt, entry.unlocked,
+                entry.holder, entry.merge_s, entry.verify_s, entry.reason,
+            )  # fmt: skip
+            counts = (
+                entry.partition or "", entry.token, entry.parts, entry.rows_staged, entry.rows_inserted,
+                entry.rows_updated, entry.rows_unchanged, entry.rows_superseded,
+            )  # fmt: skip
+            self._insert_history(connection, values, counts)
+
+    def _insert_history(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        values: tuple[object, ...],
+        counts: tuple[object, ...],
+    ) -> None:
+        rows(connection, self._control["insert_history"], *values, *([value] for value in counts))
+
+    def _change_guard(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
+        (changed,) = row(connection, self._control["change_guard"], name)
+        if changed != 1:
+            raise NotInstalledError(f"The table {name!r} has no guard row.", hint="Run `onerow init`.")
+
+    def history(self, *, table: str | None, batch: str | None, limit: int) -> Sequence[HistoryEntry]:
+        """Return what was committed, newest first."""
+        with self._read() as connection:
+            found = rows(connection, self._control["read_history"], table, batch, limit)
+        return [
+            HistoryEntry(action, name, partition or None, *rest) for action, name, partition, *rest in found
+        ]
+
+    def inspect(self, request: InspectRequest) -> TableCheck:
+        """Look for duplicates and other findings."""
+        with self._read() as connection:
+            types = installation.target_types(connection, request.spec, self._control)
+            return inspection.inspect(connection, request, types, self._control)
+
+    def probe(self, specs: Sequence[TableSpec]) -> Sequence[tuple[str, bool, str]]:
+        """Check what is reachable, present and fitting."""
+        try:
+            with self._read() as connection:
+                return installation.probe(connection, specs, self._control, control_schema=self._schema)
+        except OnerowError as error:
+            return [("warehouse", False, str(error))]
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._database.close()
+
+    @contextmanager
+    def _read(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._errors("the warehouse cannot be read"), self._database.open(read_only=True) as connection:
+            yield connection
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.CatalogException as error:
+            raise NotInstalledError(
+                f"{doing}: {str(error).splitlines()[0]}", hint="Run `onerow init` to create what is missing."
+            ) from error
+        except duckdb.Error as error:
+            raise map_error(error, doing) from error
+
+
+def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
+    """Roll back if there is something to: an aborted COMMIT may have ended the transaction already."""
+    try:
+        connection.execute("rollback")
+    except duckdb.TransactionException as error:
+        if "no transaction is active" not in str(error):
+            raise
+
+
+def _refused(error: duckdb.Error, cancellation: Cancellation) -> Refused:
+    """Return the refusal that an error before the commit stands for."""
+    if isinstance(error, duckdb.InterruptException):
+        try:
+            cancellation.raise_if_cancelled()
+        except FencedError as lost:
+            return Refused("cancelled", lost)
+        return Refused("cancelled", LeaseLostError("The merge was interrupted."))
+    if is_conflict(error):
+        return Refused("conflict", map_error(error, "the transaction lost against another one"))
+    if isinstance(error, duckdb.CatalogException):
+        return Refused(
+            "failed",
+            NotInstalledError(
+                f"Something is missing in the warehouse: {str(error).splitlines()[0]}", hint="Run `onerow init`."
+            ),
+        )
+    if isinstance(error, duckdb.ConstraintException):
+        return Refused(
+            "failed",
+            WarehouseError(
+                f"The target refuses a row: {str(error).splitlines()[0]}",
+                hint='Declare the column as required ("TYPE not null") so that such rows are refused when staged.',
+            ),
+        )
+    return Refused("failed", map_error(error, "the merge failed"))
+
+

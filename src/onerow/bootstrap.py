@@ -1,0 +1,130 @@
+"""The one place that joins services to adapters, by URL."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from typing import TYPE_CHECKING, Final
+
+from onerow.adapters.clock import SystemClock, SystemIds, Threads
+from onerow.config import Settings, Url, find_config, load_settings
+from onerow.errors import ConfigurationError
+from onerow.services.leases import Leases, LeaseSettings
+from onerow.services.stager import Stager
+from onerow.services.store import Ports, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from onerow.core.parts import PartManifest
+    from onerow.core.spec import TableSpec
+    from onerow.ports.lockstore import LockStore
+    from onerow.ports.warehouse import Warehouse
+
+WAREHOUSES: Final = ("duckdb",)
+LOCK_STORES: Final = ("sqlite",)
+
+
+def open_store(
+    config: str | Path | Settings | None = None, *, on_rows: Callable[[int], None] | None = None
+) -> Store:
+    """Open the store that a configuration describes.
+
+    Args:
+        config: path of a ``onerow.toml`` or settings; None: found by ``ONEROW_CONFIG`` or in the working directory.
+        on_rows: called with the number of rows after each batch of rows that is staged.
+
+    Raises:
+        ConfigurationError: there is no configuration, it contradicts itself or names what is not offered.
+    """
+    if isinstance(config, Settings):
+        settings = config
+    else:
+        settings = load_settings(find_config(None if config is None else str(config)))
+    from onerow.adapters.staging.checks import RowChecks
+    from onerow.adapters.staging.files import FileParts
+    from onerow.adapters.staging.readers import open_source
+
+    clock, ids = SystemClock(), SystemIds()
+    locks = open_locks(settings.locks)
+    warehouse: Warehouse
+
+    def is_merged(table: str, batch: str, part_id: str, partitions: tuple[str | None, ...]) -> bool:
+        merged = warehouse.merged(table, batch)
+        return all((part_id, partition) in merged for partition in partitions)
+
+    parts = FileParts(settings.staging, clock=clock, ids=ids, is_merged=is_merged)
+    warehouse = open_warehouse(settings, locate=lambda part: str(parts.verify(part)))
+    check_offered(settings.tables, warehouse)
+    leases = Leases(
+        store=locks,
+        clock=clock,
+        background=Threads(),
+        ids=ids,
+        settings=LeaseSettings(
+            duration_s=settings.lease_duration_s,
+            renew_every_s=settings.renew_every_s,
+            max_wait_s=settings.max_wait_s,
+        ),
+    )
+    stager = Stager(parts=parts, checks_for=RowChecks, on_rows=on_rows)
+    ports = Ports(warehouse, parts, locks, leases, clock, ids, stager, open_source)
+    return Store(
+        ports=ports, tables=settings.tables, holder=holder_name(), keep_merged_s=settings.keep_merged_s
+    )
+
+
+def open_locks(url: Url) -> LockStore:
+    """Return the lock store that ``url`` names."""
+    if url.scheme == "sqlite" and url.path is not None:
+        from onerow.adapters.locks.sqlite import SqliteLocks
+
+        return SqliteLocks(url.path)
+    raise ConfigurationError(
+        f"{url} is no lock store of this version.", hint=f"It offers: {', '.join(LOCK_STORES)}."
+    )
+
+
+def open_warehouse(settings: Settings, *, locate: Callable[[PartManifest], str]) -> Warehouse:
+    """Return the warehouse that the settings name."""
+    url = settings.warehouse
+    if url.scheme == "duckdb" and url.path is not None:
+        from onerow.adapters.warehouse.duckdb.warehouse import DuckDBWarehouse
+
+        return DuckDBWarehouse(url.path, locate=locate, control_schema=settings.control_schema)
+    raise ConfigurationError(
+        f"{url} is no warehouse of this version.", hint=f"It offers: {', '.join(WAREHOUSES)}."
+    )
+
+
+def check_offered(tables: Mapping[str, TableSpec], warehouse: Warehouse) -> None:
+    """Refuse what the warehouse does not offer, before anything is done.
+
+    Raises:
+        ConfigurationError: naming the table and the setting.
+    """
+    for spec in tables.values():
+        if spec.mode not in warehouse.capabilities.modes:
+            raise ConfigurationError(
+                f'Table {spec.name!r}: mode "{spec.mode}" is not offered by this warehouse yet.',
+                hint=f"It offers: {', '.join(sorted(warehouse.capabilities.modes))}.",
+            )
+        for setting, value, offered in (
+            ("on_bad_row", spec.on_bad_row, "refuse"),
+            ("on_existing_duplicates", spec.on_existing_duplicates, "fail"),
+        ):
+            if value != offered:
+                raise ConfigurationError(
+                    f'Table {spec.name!r}: {setting} = "{value}" is not offered yet; write "{offered}".'
+                )
+
+
+def holder_name() -> str:
+    """Return who this process is, for people: user, host and process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}:{os.getpid()}"

@@ -1,0 +1,1 @@
+"""Pure ideas of onerow: no I/O, no clock, no chance, no threads, no logging, no SQL dialect."""

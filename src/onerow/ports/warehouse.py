@@ -1,0 +1,226 @@
+"""The warehouse: where the target tables, the guard, the fence and the ledger live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from onerow.core.partitions import Scope
+    from onerow.core.plans import Committed, Merged, MergePlan, Outcome, Refused, Unknown
+    from onerow.core.spec import TableSpec
+    from onerow.ports.clock import Cancellation
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do; each is held up by a conformance test.
+
+    Attributes:
+        commit_domain: what two commits collide over: ``row``, ``table`` or ``file``.
+        max_partitions: the most partitions that one transaction should take.
+        max_rows: the most staged rows that one transaction should take, if it has several partitions.
+        modes: the write modes it offers.
+    """
+
+    commit_domain: Literal["row", "table", "file"]
+    max_partitions: int
+    max_rows: int
+    modes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One part merged into one partition."""
+
+    table: str
+    partition: str | None
+    part_id: str
+    batch: str
+    consolidation: str
+    rows_staged: int
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One committed transaction's work in one partition, or a person's intervention.
+
+    Attributes:
+        action: ``consolidate``, ``force_release`` or ``discard``.
+        committed_at: UTC, by the warehouse's clock.
+    """
+
+    action: str
+    table: str
+    partition: str | None
+    batch: str
+    consolidation: str
+    attempt: int
+    token: int | None
+    unlocked: bool
+    holder: str
+    parts: int
+    rows_staged: int
+    rows_inserted: int
+    rows_updated: int
+    rows_unchanged: int
+    rows_superseded: int
+    merge_s: float
+    verify_s: float
+    committed_at: dt.datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateKey:
+    """A business key with several rows in one partition.
+
+    Attributes:
+        key: column names and values, as text; None is NULL.
+        ids: values of the table's id column, if it declares one.
+    """
+
+    partition: str | None
+    key: Mapping[str, str | None]
+    rows: int
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a check found in a table."""
+
+    check: str
+    partition: str | None
+    message: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableCheck:
+    """What ``inspect`` saw.
+
+    Attributes:
+        duplicate_keys: how many (partition, key) have several rows; ``duplicates`` are the first of them.
+        extra_rows: rows beyond one per key.
+    """
+
+    table: str
+    rows: int
+    partitions: int
+    duplicate_keys: int
+    extra_rows: int
+    duplicates: tuple[DuplicateKey, ...]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InspectRequest:
+    """Which rows to look at, and for what.
+
+    Attributes:
+        partition: only this one.
+        since: only partitions from this one on (canonical text).
+        against_ledger: compare row counts with what the ledger says was inserted.
+    """
+
+    spec: TableSpec
+    partition: str | None = None
+    since: str | None = None
+    against_ledger: bool = True
+    limit: int = 20
+
+
+class Prepared(Protocol):
+    """A plan whose heavy part is done: the rows are read, checked and deduplicated."""
+
+    @property
+    def plan(self) -> MergePlan:
+        """The plan."""
+        ...
+
+
+class Warehouse(Protocol):
+    """One warehouse. Errors outside ``apply`` and ``resolve`` are raised as OnerowError."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the engine can do."""
+        ...
+
+    def install(self, specs: Sequence[TableSpec], *, lock_store: str, adopt_locks: bool) -> Sequence[str]:
+        """Create what is missing: control tables, guard rows, target tables and missing columns.
+
+        Returns:
+            What was created, as lines for people; empty when all was there.
+
+        Raises:
+            ConfigurationError: a table that is there does not fit its spec; nothing was created.
+            LockStoreMismatchError: a table is used with another lock store and ``adopt_locks`` is not set.
+        """
+        ...
+
+    def merged(self, table: str, batch: str) -> Merged:
+        """Return what the ledger names as merged of a batch."""
+        ...
+
+    def batches(self, table: str) -> Mapping[str, int]:
+        """Return the batches that the ledger knows of, with the number of their parts."""
+        ...
+
+    def prepare(self, plan: MergePlan) -> AbstractContextManager[Prepared]:
+        """Do what is heavy and needs no transaction: read the parts, check them, deduplicate.
+
+        Raises:
+            PartGoneError, PartCorruptError: a part is not there or not what its manifest promises.
+        """
+        ...
+
+    def apply(self, prepared: Prepared, cancellation: Cancellation) -> Outcome:
+        """Run the plan's steps in one transaction and say how it ended. Raises nothing on purpose.
+
+        ``cancellation`` is asked right before the commit. All partitions of the plan commit or none.
+        """
+        ...
+
+    def resolve(self, plan: MergePlan) -> Committed | Refused | Unknown:
+        """Find out how a transaction of unknown end has ended: take the guard, then read the ledger."""
+        ...
+
+    def raise_fence(self, spec: TableSpec, scope: Scope, *, token: int, by: str, reason: str) -> int:
+        """Raise the fence of ``scope`` to ``token``, in a transaction of its own, with an audit entry.
+
+        Returns:
+            The fence after it.
+        """
+        ...
+
+    def record(self, entry: HistoryEntry) -> None:
+        """Write an audit entry of an intervention; ``committed_at`` is the warehouse's to tell."""
+        ...
+
+    def history(self, *, table: str | None, batch: str | None, limit: int) -> Sequence[HistoryEntry]:
+        """Return what was committed, newest first."""
+        ...
+
+    def inspect(self, request: InspectRequest) -> TableCheck:
+        """Look for duplicates, rows that break declared checks, and rows the ledger does not explain."""
+        ...
+
+    def probe(self, specs: Sequence[TableSpec]) -> Sequence[tuple[str, bool, str]]:
+        """Check what is reachable, present and fitting.
+
+        Returns:
+            For ``doctor``: subject, whether it is well, and what is wrong or what was found.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+

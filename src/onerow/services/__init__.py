@@ -1,0 +1,1 @@
+"""The protocol and the work around it, written against ports only."""

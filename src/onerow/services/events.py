@@ -1,0 +1,48 @@
+"""Log events: the event's name is the message, the facts are fields.
+
+No data values and no secrets: facts are names, identities, counts and seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+logger: Final = logging.getLogger("onerow")
+
+FACTS_ATTRIBUTE: Final = "facts"
+
+EVENTS: Final[dict[str, int]] = {
+    "onerow.lock_waiting": logging.INFO,
+    "onerow.lock_acquired": logging.INFO,
+    "onerow.lock_renewed": logging.DEBUG,
+    "onerow.lock_renewal_failed": logging.WARNING,
+    "onerow.lock_lost": logging.ERROR,
+    "onerow.lock_released": logging.INFO,
+    "onerow.lock_release_failed": logging.WARNING,
+    "onerow.lock_regranted": logging.WARNING,
+    "onerow.lock_force_released": logging.WARNING,
+    "onerow.lock_skipped": logging.WARNING,
+    "onerow.part_staged": logging.INFO,
+    "onerow.part_refused": logging.ERROR,
+    "onerow.merge_started": logging.INFO,
+    "onerow.merge_committed": logging.INFO,
+    "onerow.merge_already_done": logging.INFO,
+    "onerow.merge_fenced": logging.ERROR,
+    "onerow.merge_conflict_retried": logging.WARNING,
+    "onerow.merge_unknown": logging.ERROR,
+    "onerow.merge_failed": logging.ERROR,
+    "onerow.verify_passed": logging.INFO,
+    "onerow.verify_failed": logging.ERROR,
+    "onerow.cleanup_done": logging.INFO,
+    "onerow.cleanup_failed": logging.WARNING,
+}
+
+Fact = str | int | float | bool | None
+
+
+def emit(event: str, **facts: Fact) -> None:
+    """Log ``event`` at its level with ``facts`` in the record's ``facts`` attribute."""
+    level = EVENTS[event]
+    if logger.isEnabledFor(level):
+        logger.log(level, event, extra={FACTS_ATTRIBUTE: facts})

@@ -1,0 +1,321 @@
+"""Taking, keeping and giving back leases on a lock store.
+
+What a lease is and when it may be taken is decided in ``core.leases``; here is the talk with the
+store: compare-and-swap, reading back a lost reply, waiting, renewing beside the work.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from onerow.core import leases as core
+from onerow.core.partitions import Scope
+from onerow.errors import LeaseLostError, LockAcquisitionError, LockStoreError
+from onerow.services.events import emit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from onerow.core.leases import LeaseRecord
+    from onerow.ports.clock import Background, Clock, Ids
+    from onerow.ports.lockstore import Entry, LockStore
+
+LEASE_PREFIX = "lease:"
+TURN_PREFIX = "turn:"
+
+STORE_TRIES = 3
+STORE_RETRY_S = 0.1
+MAX_WAIT_STEP_S = 5.0
+MAX_REGRANTS = 3
+RENEW_DEADLINE = 5 / 6
+"""After this share of the lease without a renewal the holder stops by itself: it is out before anybody is in."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSettings:
+    """How long leases last, and how long to wait for one at most."""
+
+    duration_s: float = 30.0
+    renew_every_s: float = 10.0
+    max_wait_s: float = 300.0
+    turn_duration_s: float = 6.0
+
+
+@dataclass(slots=True)
+class _Grant:
+    """One lease that is held: what the register holds, and when that was last certain."""
+
+    key: str
+    record: LeaseRecord
+    version: str
+    confirmed_s: float
+    regrants: int = 0
+
+
+@dataclass(slots=True)
+class HeldLeases:
+    """Leases that are held together, renewed in the background. A Cancellation for the warehouse.
+
+    Attributes:
+        wait_s: how long it took to get them all.
+        waited: whether somebody else held one of them.
+    """
+
+    _store: LockStore
+    _clock: Clock
+    _deadline_s: float
+    _grants: dict[Scope, _Grant] = field(default_factory=dict)
+    _lost: LeaseLostError | None = None
+    _interrupt: Callable[[], None] | None = None
+    wait_s: float = 0.0
+    waited: bool = False
+
+    @property
+    def tokens(self) -> Mapping[Scope, int]:
+        """The fencing token of each scope."""
+        return {scope: grant.record.token for scope, grant in self._grants.items()}
+
+    def raise_if_cancelled(self) -> None:
+        """Raise LeaseLostError if a lease is lost, or was not renewed for so long that it may be."""
+        if self._lost is None:
+            now_s = self._clock.monotonic_s()
+            for scope, grant in self._grants.items():
+                if now_s - grant.confirmed_s >= self._deadline_s:
+                    self._lose(
+                        scope, f"it could not be renewed for {now_s - grant.confirmed_s:.1f} s"
+                    )
+                    break
+        if self._lost is not None:
+            raise self._lost
+
+    def on_cancel(self, interrupt: Callable[[], None] | None) -> None:
+        """Have ``interrupt`` called when a lease is lost."""
+        self._interrupt = interrupt
+
+    def renew(self) -> bool:
+        """Renew every lease once; False when one is lost and there is nothing left to keep."""
+        for scope, grant in list(self._grants.items()):
+            asked_s = self._clock.monotonic_s()
+            try:
+                if not self._write(grant, core.renewed, asked_s):
+                    self._lose(scope, "somebody else holds it, or it was force-released")
+            except LockStoreError as error:
+                emit("onerow.lock_renewal_failed", scope=str(scope), error=error.message)
+            else:
+                emit("onerow.lock_renewed", scope=str(scope), token=grant.record.token)
+        try:
+            self.raise_if_cancelled()
+        except LeaseLostError:
+            if self._interrupt is not None:
+                self._interrupt()
+            return False
+        return True
+
+    def regrant(self, scope: Scope, *, above: int) -> bool:
+        """Have a live lease granted anew with a token above a fence that it met; False beyond the bound."""
+        grant = self._grants[scope]
+        if grant.regrants >= MAX_REGRANTS:
+            return False
+        grant.regrants += 1
+        asked_s = self._clock.monotonic_s()
+        if not self._write(grant, lambda record, now: core.regranted(record, now, above=above), asked_s):
+            self._lose(scope, "somebody else holds it, or it was force-released")
+            return False
+        emit("onerow.lock_regranted", scope=str(scope), token=grant.record.token)
+        return True
+
+    def _write(
+        self, grant: _Grant, change: Callable[[LeaseRecord, int], LeaseRecord], asked_s: float
+    ) -> bool:
+        """Swap a changed record in, as long as the register names us as the owner."""
+        owner = grant.record.owner
+        for _ in range(STORE_TRIES):
+            entry = self._store.read(grant.key)
+            record = _record(entry)
+            if record is None or record.owner != owner:
+                return False
+            new = change(record, entry.now_us)
+            swapped = self._store.swap(grant.key, expected=entry.version, value=new.to_json())
+            if swapped is not None:
+                grant.record, grant.version, grant.confirmed_s = new, swapped.version, asked_s
+                return True
+        return False
+
+    def _lose(self, scope: Scope, why: str) -> None:
+        grant = self._grants[scope]
+        self._lost = LeaseLostError(
+            f"The lease of {scope} (token {grant.record.token}) is lost: {why}.",
+            hint="Nothing was committed after that; staging is kept. Consolidate again.",
+        )
+        emit("onerow.lock_lost", scope=str(scope), token=grant.record.token, reason=why)
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What one call of ``hold`` or ``turn`` wants."""
+
+    prefix: str
+    holder: str
+    batch: str
+    duration_s: float
+
+
+class Leases:
+    """Gives leases of a lock store to whoever asks, one owner identity per acquisition."""
+
+    def __init__(
+        self, *, store: LockStore, clock: Clock, background: Background, ids: Ids, settings: LeaseSettings
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._background = background
+        self._ids = ids
+        self.settings = settings
+
+    @property
+    def store_identity(self) -> str:
+        """Identity of the lock store the tokens come from."""
+        return self._store.identity()
+
+    @contextmanager
+    def hold(
+        self, scopes: Sequence[Scope], *, holder: str, batch: str, max_wait_s: float | None = None
+    ) -> Iterator[HeldLeases]:
+        """Hold the leases of ``scopes``, taken in sorted order, until the block ends.
+
+        Raises:
+            LockAcquisitionError: one was not had within ``max_wait_s`` (default: the settings').
+            LockStoreError: the store does not answer.
+        """
+        claim = _Claim(LEASE_PREFIX, holder, batch, self.settings.duration_s)
+        with self._hold(claim, scopes, max_wait_s) as held:
+            yield held
+
+    @contextmanager
+    def turn(self, domain: str, *, holder: str, batch: str) -> Iterator[None]:
+        """Hold the turn to commit in ``domain``: it keeps order, it protects nothing."""
+        claim = _Claim(TURN_PREFIX, holder, batch, self.settings.turn_duration_s)
+        with self._hold(claim, [Scope(domain)], None):
+            yield
+
+    @contextmanager
+    def _hold(
+        self, claim: _Claim, scopes: Sequence[Scope], max_wait_s: float | None
+    ) -> Iterator[HeldLeases]:
+        wait_s = self.settings.max_wait_s if max_wait_s is None else max_wait_s
+        begun_s = self._clock.monotonic_s()
+        held = HeldLeases(self._store, self._clock, claim.duration_s * RENEW_DEADLINE)
+        every_s = min(self.settings.renew_every_s, claim.duration_s / 3)
+        keeper = self._background.every(every_s, held.renew, name="onerow-renewal")
+        try:
+            for scope in sorted(set(scopes)):
+                self._acquire(held, claim, scope, begun_s + wait_s)
+            held.wait_s = self._clock.monotonic_s() - begun_s
+            yield held
+        finally:
+            keeper.stop()
+            for scope, grant in held._grants.items():  # noqa: SLF001 -- the two are one thing
+                self._release(scope, grant)
+
+    def _acquire(self, held: HeldLeases, wanted: _Claim, scope: Scope, deadline_s: float) -> None:
+        key = f"{wanted.prefix}{scope}"
+        claim = core.Claim(
+            scope=str(scope),
+            owner=self._ids.new_id("o"),
+            holder=wanted.holder,
+            batch=wanted.batch,
+            duration_us=round(wanted.duration_s * core.MICROSECONDS),
+        )
+        seen_version, seen_s = "", self._clock.monotonic_s()
+        announced = False
+        while True:
+            held.raise_if_cancelled()
+            begun_s = self._clock.monotonic_s()  # the lease runs from the store's answer, not from its arrival
+            entry = self._read(key)
+            asked_s = self._clock.monotonic_s()
+            record = _record(entry)
+            if entry.version != seen_version:
+                seen_version, seen_s = entry.version, asked_s
+            unchanged_us = round((asked_s - seen_s) * core.MICROSECONDS)
+            if (
+                record is None
+                or record.owner == claim.owner  # a swap of ours that was given up has arrived after all
+                or core.may_take(record, entry.now_us, unchanged_us=unchanged_us)
+            ):
+                grant = self._take(key, entry, core.grant(record, claim, entry.now_us), begun_s)
+                if grant is not None:
+                    held._grants[scope] = grant  # noqa: SLF001 -- the two are one thing
+                    if wanted.prefix == LEASE_PREFIX:
+                        emit("onerow.lock_acquired", **_facts(scope, grant.record))
+                    return
+                continue
+            left_s = deadline_s - asked_s
+            if left_s <= 0:
+                raise LockAcquisitionError(
+                    f"The lock of {scope} was not had in time: {record.holder} holds it for batch "
+                    f"{record.batch!r} (token {record.token}, {record.renewals} renewals).",
+                    hint=f"Look with `onerow locks show '{scope}'`; nothing was done, staging is kept.",
+                )
+            if not announced:
+                held.waited = announced = True
+                if wanted.prefix == LEASE_PREFIX:
+                    emit("onerow.lock_waiting", **_facts(scope, record))
+            expires_s = max(record.expires_us - entry.now_us, 1_000) / core.MICROSECONDS
+            step_s = min(left_s, expires_s, MAX_WAIT_STEP_S)
+            self._store.wait(key, version=entry.version, timeout_s=step_s, waiter=claim.owner)
+
+    def _read(self, key: str) -> Entry:
+        tried = 0
+        while True:
+            tried += 1
+            try:
+                return self._store.read(key)
+            except LockStoreError:
+                if tried >= STORE_TRIES:
+                    raise
+            self._clock.sleep_s(STORE_RETRY_S * 4 ** (tried - 1))
+
+    def _take(self, key: str, entry: Entry, record: LeaseRecord, asked_s: float) -> _Grant | None:
+        """Swap our record in; a lost reply is read back, never guessed."""
+        try:
+            swapped = self._store.swap(key, expected=entry.version, value=record.to_json())
+        except LockStoreError:
+            swapped = self._read(key)
+            if _record(swapped) != record:  # an older grant of ours would not do: it may have run out
+                return None
+        if swapped is None:
+            return None
+        return _Grant(key, record, swapped.version, asked_s)
+
+    def _release(self, scope: Scope, grant: _Grant) -> None:
+        """Give a lease back if it is still ours; one that cannot be given back expires by itself."""
+        try:
+            value = core.released(grant.record).to_json()
+            if self._store.swap(grant.key, expected=grant.version, value=value) is None:
+                entry = self._store.read(grant.key)
+                record = _record(entry)
+                if record is None or record.owner != grant.record.owner:
+                    return
+                value = core.released(record).to_json()
+                self._store.swap(grant.key, expected=entry.version, value=value)
+        except LockStoreError as error:
+            emit("onerow.lock_release_failed", scope=str(scope), error=error.message)
+            return
+        if grant.key.startswith(LEASE_PREFIX):
+            emit("onerow.lock_released", **_facts(scope, grant.record))
+
+
+def _record(entry: Entry) -> LeaseRecord | None:
+    return None if entry.value is None else core.record_from_json(entry.value)
+
+
+def _facts(scope: Scope, record: LeaseRecord) -> dict[str, str | int | None]:
+    return {
+        "table": scope.table,
+        "partition": scope.partition,
+        "batch": record.batch,
+        "token": record.token,
+        "holder": record.holder,
+    }

@@ -1,0 +1,206 @@
+"""What a warehouse in memory offers beside merging: installing, looking, recording."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from onerow.errors import ConfigurationError, LockStoreMismatchError, NotInstalledError
+from onerow.ports.warehouse import DuplicateKey, HistoryEntry, InspectRequest, TableCheck
+from onerow.testing.memory_tables import (
+    MemoryDatabase,
+    Row,
+    TableState,
+    Transaction,
+    duplicates_in,
+    layout_of,
+)
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Callable, Mapping, Sequence
+
+    from onerow.core.plans import Merged
+    from onerow.core.spec import TableSpec
+
+
+class MemoryLooks:
+    """Installs tables and looks at them; ``MemoryWarehouse`` adds the transactions."""
+
+    def __init__(self, database: MemoryDatabase, utc_now: Callable[[], dt.datetime]) -> None:
+        self.database = database
+        self._utc_now = utc_now
+
+    def install(self, specs: Sequence[TableSpec], *, lock_store: str, adopt_locks: bool) -> Sequence[str]:
+        """Create what is missing; check everything before anything is created."""
+        tables = self.database.tables
+        for spec in specs:
+            there = tables.get(spec.name)
+            if there is None:
+                continue
+            _check_fit(spec, there.spec)
+            if there.lock_store != lock_store and not adopt_locks:
+                raise LockStoreMismatchError(
+                    f"Table {spec.name!r} is used with lock store {there.lock_store!r}, not with {lock_store!r}."
+                )
+        lines: list[str] = []
+        for spec in specs:
+            there = tables.get(spec.name)
+            if there is None:
+                tables[spec.name] = TableState(spec, lock_store)
+                lines.append(f"table {spec.name}")
+                continue
+            if there.spec != spec:
+                added = [name for name in spec.column_names if name not in there.spec.by_name]
+                lines += [f"column {spec.name}.{name}" for name in added]
+                tables[spec.name] = replace(there, spec=spec, rows=_relaid(there, spec))
+            if there.lock_store != lock_store:
+                tables[spec.name] = replace(tables[spec.name], lock_store=lock_store)
+                lines.append(f"lock store of {spec.name}: {lock_store}")
+        return lines
+
+    def merged(self, table: str, batch: str) -> Merged:
+        """Return what the ledger names as merged of a batch."""
+        return frozenset(
+            (entry.part_id, entry.partition) for entry in self._table(table).ledger if entry.batch == batch
+        )
+
+    def batches(self, table: str) -> Mapping[str, int]:
+        """Return the batches that the ledger knows of, with the number of their parts."""
+        return dict(
+            Counter(batch for batch, _ in {(entry.batch, entry.part_id) for entry in self._table(table).ledger})
+        )
+
+    def record(self, entry: HistoryEntry) -> None:
+        """Write an audit entry of an intervention."""
+        transaction = self.database.begin(self._table(entry.table).spec.name, entry.action)
+        transaction.history.append(replace(entry, committed_at=self._utc_now()))
+        self.database.commit(transaction)
+
+    def history(self, *, table: str | None, batch: str | None, limit: int) -> Sequence[HistoryEntry]:
+        """Return what was committed, newest first."""
+        found = [
+            entry
+            for name, state in self.database.tables.items()
+            if table is None or name == table
+            for entry in state.history
+            if batch is None or entry.batch == batch
+        ]
+        return found[::-1][:limit]
+
+    def inspect(self, request: InspectRequest) -> TableCheck:
+        """Look for duplicates. Declared checks are SQL, which this warehouse does not speak."""
+        spec = request.spec
+        state, layout = self._table(spec.name), layout_of(spec)
+        rows = [
+            row
+            for row in state.rows.values()
+            if (request.partition is None or layout.partition_of(row) == request.partition)
+            and (request.since is None or (layout.partition_of(row) or "") >= request.since)
+        ]
+        doubled = duplicates_in(rows, layout)
+        ids = None if spec.id_column is None else spec.column_names.index(spec.id_column)
+        shown = [
+            DuplicateKey(
+                partition=layout.partition_of(next(row for row in rows if layout.key(row) == key)),
+                key={
+                    name: None if value is None else str(value)
+                    for name, value in zip(spec.identity, key, strict=True)
+                    if name in spec.key
+                },
+                rows=count,
+                ids=() if ids is None else tuple(str(row[ids]) for row in rows if layout.key(row) == key),
+            )
+            for key, count in list(doubled.items())[: request.limit]
+        ]
+        return TableCheck(
+            table=spec.name,
+            rows=len(rows),
+            partitions=len({layout.partition_of(row) for row in rows}),
+            duplicate_keys=len(doubled),
+            extra_rows=sum(count - 1 for count in doubled.values()),
+            duplicates=tuple(shown),
+            findings=(),
+        )
+
+    def probe(self, specs: Sequence[TableSpec]) -> Sequence[tuple[str, bool, str]]:
+        """Check what is present."""
+        return [
+            (spec.name, spec.name in self.database.tables, "" if spec.name in self.database.tables else "missing")
+            for spec in specs
+        ]
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    # --- what tests do to it ---------------------------------------------------------------
+
+    def insert_foreign(self, spec: TableSpec, rows: Sequence[Row]) -> None:
+        """Insert rows as somebody does who does not use onerow: no guard, no ledger."""
+        transaction = self.database.begin(spec.name, "foreign")
+        transaction.inserted, transaction.unchecked = list(rows), True
+        self.database.commit(transaction)
+
+    def rows(self, spec: TableSpec) -> list[Row]:
+        """Return the committed rows of a table."""
+        return list(self._table(spec.name).rows.values())
+
+    def _table(self, table: str) -> TableState:
+        if table not in self.database.tables:
+            raise not_installed(table)
+        return self.database.tables[table]
+
+
+def _check_fit(spec: TableSpec, there: TableSpec) -> None:
+    for name, column in there.by_name.items():
+        wanted = spec.by_name.get(name)
+        if wanted is None:
+            raise ConfigurationError(f"Table {spec.name!r} has a column {name!r} that is not declared.")
+        if wanted.type != column.type:
+            raise ConfigurationError(
+                f"Table {spec.name!r}: the column {name!r} is of type {column.type}, declared is {wanted.type}."
+            )
+    missing = [name for name in spec.column_names if name not in there.by_name and name in spec.required]
+    if missing:
+        raise ConfigurationError(f"Table {spec.name!r} lacks the column {missing[0]!r}, which takes no NULL.")
+
+
+def _relaid(state: TableState, spec: TableSpec) -> dict[int, Row]:
+    places = [
+        state.spec.column_names.index(name) if name in state.spec.by_name else None for name in spec.column_names
+    ]
+    return {
+        number: tuple([None if place is None else row[place] for place in places])
+        for number, row in state.rows.items()
+    }
+
+
+def not_installed(table: str) -> NotInstalledError:
+    """Return the error for a table that was never installed."""
+    return NotInstalledError(f"Table {table!r} is not installed.", hint="Run `onerow init`.")
+
+
+def audit(action: str, table: str, partition: str | None, *, by: str, reason: str, at: dt.datetime) -> HistoryEntry:
+    """Return the audit entry of an intervention."""
+    return HistoryEntry(
+        action=action,
+        table=table,
+        partition=partition,
+        batch="",
+        consolidation="",
+        attempt=0,
+        token=None,
+        unlocked=False,
+        holder=by,
+        parts=0,
+        rows_staged=0,
+        rows_inserted=0,
+        rows_updated=0,
+        rows_unchanged=0,
+        rows_superseded=0,
+        merge_s=0.0,
+        verify_s=0.0,
+        committed_at=at,
+        reason=reason,
+    )

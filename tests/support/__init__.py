@@ -1,0 +1,1 @@
+"""What the tests on real engines share. No mocks of our own ports."""
