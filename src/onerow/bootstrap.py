@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from onerow.adapters.clock import SystemClock, SystemIds, Threads
-from onerow.config import Settings, Url, find_config, load_settings
+from onerow.config import Settings, Url, find_config, load_settings, parse_url, split_target
 from onerow.errors import ConfigurationError
 from onerow.services.leases import Leases, LeaseSettings
 from onerow.services.stager import Stager
@@ -93,7 +93,58 @@ def open_warehouse(settings: Settings, *, locate: Callable[[PartManifest], str])
     if url.scheme == "duckdb" and url.path is not None:
         from onerow.adapters.warehouse.duckdb.warehouse import DuckDBWarehouse
 
-        return DuckDBWarehouse(url.path, locate=locate, control_schema=settings.control_schema)
+        return DuckDBWarehouse(
+            url.path,
+            locate=locate,
+            control_schema=settings.control_schema,
+            busy_timeout_s=settings.busy_timeout_s,
+        )
+    raise ConfigurationError(
+        f"{url} is no warehouse of this version.", hint=f"It offers: {', '.join(WAREHOUSES)}."
+    )
+
+
+def infer_columns(path: str | Path, *, exact: Collection[str]) -> InferredColumns:
+    """Return the columns of a file with the narrowest types that hold its rows.
+
+    Args:
+        exact: columns that become decimals where they have fractions, as keys must.
+
+    Raises:
+        UsageError, InputFileError: the file is not there or cannot be read.
+    """
+    from onerow.adapters.staging.infer import infer_columns as infer
+
+    return infer(path, exact=exact)
+
+
+def open_existing(
+    warehouse: str,
+    *,
+    target: str,
+    key: Sequence[str],
+    partition_column: str | None = None,
+    id_column: str | None = None,
+    busy_timeout_s: float = 30.0,
+) -> tuple[Warehouse, TableSpec]:
+    """Open any existing table for a check, without configuration.
+
+    Raises:
+        UsageError: there is no such file, table or column.
+        ConfigurationError: the URL or the name is none.
+    """
+    url = parse_url(warehouse, Path.cwd())
+    if url.scheme == "duckdb" and url.path is not None:
+        from onerow.adapters.warehouse.duckdb.adopt import open_existing as open_duckdb
+
+        return open_duckdb(
+            url.path,
+            target=split_target(target),
+            key=key,
+            partition_column=partition_column,
+            id_column=id_column,
+            busy_timeout_s=busy_timeout_s,
+        )
     raise ConfigurationError(
         f"{url} is no warehouse of this version.", hint=f"It offers: {', '.join(WAREHOUSES)}."
     )

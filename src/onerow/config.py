@@ -77,6 +77,7 @@ class _File(_Section):
     staging: str = "staging"
     control_schema: str = "onerow"
     keep_merged: Seconds = 86_400.0
+    busy_timeout: Seconds = 30.0
     lease: _Lease = _Lease()
     tables: dict[str, _Table] = Field(default_factory=dict)
 
@@ -104,6 +105,7 @@ class Settings:
     Attributes:
         file: the file it was read from; None if it was made in a program.
         keep_merged_s: how long the data of merged parts stays in staging.
+        busy_timeout_s: how long to wait for a warehouse file that another process has open.
     """
 
     warehouse: Url
@@ -116,6 +118,7 @@ class Settings:
     renew_every_s: float = 10.0
     max_wait_s: float = 300.0
     keep_merged_s: float = 86_400.0
+    busy_timeout_s: float = 30.0
 
     def table(self, name: str) -> TableSpec:
         """Return the spec of the table ``name``.
@@ -213,6 +216,7 @@ def parse_settings(data: Mapping[str, Any], *, file: Path, environ: Mapping[str,
         renew_every_s=renew_every_s,
         max_wait_s=lease.max_wait,
         keep_merged_s=model.keep_merged,
+        busy_timeout_s=model.busy_timeout,
     )
 
 

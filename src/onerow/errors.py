@@ -137,6 +137,18 @@ class PartRefusedError(DataError):
         return "\n".join([self.message, *(f"  {line}" for line in self.problems), self.hint]).strip()
 
 
+class RowRefusedError(DataError):
+    """The target table itself refuses a row (NOT NULL, CHECK, ...); the transaction was rolled back."""
+
+    kind = "row_refused"
+
+
+class PartMisfitError(DataError):
+    """A part was staged under another declaration of its table; it was not merged."""
+
+    kind = "part_misfit"
+
+
 class DuplicatesError(DataError):
     """A business key stands more than once; the transaction was rolled back, staging is kept.
 

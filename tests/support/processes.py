@@ -36,11 +36,18 @@ class Zygote:
         if self._process is None:
             self._boot()
         ticket = next(self._tickets)
-        self._process.stdin.write((json.dumps({**request, "ticket": ticket}) + "\n").encode())
-        self._process.stdin.flush()
+        self._send({**request, "ticket": ticket})
         started = self._await(lambda event: event.get("ticket") == ticket)
         self._children[started["pid"]] = child
         return started["pid"]
+
+    def signal(self, pid, number):
+        """Send a signal to a process that was started here, if it is still there."""
+        self._send({"pid": pid, "signal": int(number)})
+
+    def _send(self, request):
+        self._process.stdin.write((json.dumps(request) + "\n").encode())
+        self._process.stdin.flush()
 
     def await_event(self, pid, kinds):
         """Return the next event of a process that is of ``kinds``."""
@@ -104,13 +111,13 @@ class Child:
     def resume(self):
         """Let a stopped process go on."""
         self.stopped = False
-        os.kill(self.pid, signal.SIGCONT)
+        self._zygote.signal(self.pid, signal.SIGCONT)
         return self
 
     def kill(self):
         """Kill it, whatever it does, and wait until it is gone."""
         if self.exit_code is None:
-            os.kill(self.pid, signal.SIGKILL)
+            self._zygote.signal(self.pid, signal.SIGKILL)
         return self.wait()
 
     def wait(self):

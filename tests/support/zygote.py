@@ -27,6 +27,7 @@ def warm_up():
     import onerow.adapters.locks.sqlite
     import onerow.adapters.staging.files
     import onerow.adapters.staging.readers
+    import onerow.adapters.warehouse.duckdb.warehouse
     import onerow.bootstrap  # noqa: F401
     from onerow.adapters.warehouse.duckdb import install, sql
 
@@ -90,8 +91,11 @@ def main():
             if not chunk:
                 break
             *lines, waiting = (waiting + chunk).split(b"\n")
-            for line in lines:
-                alive.add(start(json.loads(line)))
+            for request in map(json.loads, lines):
+                if "signal" not in request:
+                    alive.add(start(request))
+                elif request["pid"] in alive:  # not reaped yet, so the number is still its own
+                    os.kill(request["pid"], request["signal"])
     for pid in alive:
         os.kill(pid, signal.SIGKILL)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from decimal import Decimal
 
 import pyarrow as pa
 from hypothesis import given, settings
@@ -32,6 +33,13 @@ TYPES = [
 ]
 
 NUMBER_TEXT = st.from_regex(r"[+-]?[0-9]{0,25}(\.[0-9]{0,12})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+LONG_NUMBER_TEXT = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "-", "+"]),
+    st.text(alphabet="019", max_size=60),
+    st.sampled_from(["", ".", ".0", ".10", ".123"]),
+    st.sampled_from(["", "e5", "e-20", "e37", "e-38", "e-60", "E+39"]),
+)
 TIME_TEXT = st.builds(
     "{:04d}-{:02d}-{:02d}{}{:02d}:{:02d}{}{}{}".format,
     st.integers(0, 9999),
@@ -57,7 +65,7 @@ WORDS = st.sampled_from(
      "null", "a\0", "1e400", "-1e400", "1e-400", "9223372036854775808", "-9223372036854775808", "0" * 50 + "1",
      "0.1" + "0" * 50, "9999-12-31T23:59:59.999999-01:00", "0001-01-01T00:00:00+00:01"]
 )  # fmt: skip
-TEXTS = st.one_of(NUMBER_TEXT, TIME_TEXT, DATE_TEXT, WORDS, st.text(max_size=8))
+TEXTS = st.one_of(NUMBER_TEXT, LONG_NUMBER_TEXT, TIME_TEXT, DATE_TEXT, WORDS, st.text(max_size=8))
 FLOATS = st.one_of(
     st.floats(),
     st.integers(-(2**54), 2**54).map(float),
@@ -118,6 +126,7 @@ PYTHON_VALUES = st.one_of(
     st.integers(-99, 99),
     FLOATS,
     st.decimals(allow_nan=True, allow_infinity=True),
+    st.integers(-(10**60), 10**60).map(lambda n: Decimal(n).scaleb(-20)),
     DECIMALS,
     st.dates(),
     st.datetimes(),

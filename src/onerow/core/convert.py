@@ -25,6 +25,7 @@ from onerow.core.kinds import (
     ValueRefusedError,
     shorten,
 )
+from onerow.core.types import MAX_DECIMAL_DIGITS
 from onerow.core.unpack import DECIMAL_BOX, JSON_BOX, box_name, plain, python_values
 from onerow.core.values import (
     DATE_TEXT,
@@ -139,12 +140,13 @@ def _unboxed(texts: pa.Array, column_type: ColumnType, box: str) -> pa.Array | N
         case _ if box != DECIMAL_BOX:
             return None
         case _, "int64":
-            return texts.cast(pa.decimal128(38, 0)).cast(pa.int64())
+            whole = _text_to_decimal(texts, pa.decimal128(38, 0))
+            return None if whole is None else whole.cast(pa.int64())
         case _, "float64":
             found = texts.cast(pa.float64())
             return pc.add(found, 0.0) if pc.all(pc.is_finite(found)).as_py() else None
         case _, "decimal":
-            return texts.cast(arrow_type(column_type))
+            return _text_to_decimal(texts, arrow_type(column_type))
     return None
 
 
@@ -213,13 +215,19 @@ def _one_zero_one_nan(array: pa.Array) -> pa.Array:
 def _to_decimal(array: pa.Array, target: pa.DataType, *, is_text: bool) -> pa.Array | None:
     kind = array.type
     if is_text:
-        return array.cast(target) if _matches(array, DECIMAL_TEXT) else None
+        return _text_to_decimal(array, target) if _matches(array, DECIMAL_TEXT) else None
     if pat.is_float16(kind):
         array = array.cast(pa.float32())
     if pat.is_integer(kind) or pat.is_floating(kind):
         # By way of the shortest text that names the number: 24.1 is 24.1 and nothing near it.
         return array.cast(pa.string()).cast(target)
     return array.cast(target) if pat.is_decimal(kind) else None
+
+
+def _text_to_decimal(texts: pa.Array, target: pa.DataType) -> pa.Array | None:
+    # Arrow lets very many digits overflow without an error (apache/arrow, all versions up to 26).
+    longest = pc.max(pc.binary_length(texts)).as_py()
+    return texts.cast(target) if longest <= MAX_DECIMAL_DIGITS else None
 
 
 def _text_to_bool(array: pa.Array, *, text_mode: bool) -> pa.Array | None:

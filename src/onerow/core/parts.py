@@ -6,10 +6,12 @@ import hashlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from onerow.errors import PartCorruptError
+from onerow.errors import PartCorruptError, PartGoneError, PartMisfitError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from onerow.core.spec import TableSpec
 
 MANIFEST_FORMAT = 1
 
@@ -113,6 +115,43 @@ def derive_part_id(*, table: str, batch: str, worker: str, content_digest: str) 
         state.update(len(raw).to_bytes(8, "big"))
         state.update(raw)
     return "p" + state.hexdigest()[:32]
+
+
+def check_fits(part: PartManifest, spec: TableSpec) -> None:
+    """Check that a part was staged under a declaration that the table still has.
+
+    Raises:
+        PartMisfitError: naming the column; the part cannot be merged as it is.
+    """
+    problem = ""
+    for name, kind in part.columns:
+        declared = spec.by_name.get(name)
+        if declared is None:
+            problem = f"it has the column {name!r}, which is not declared any more"
+        elif str(declared.type) != kind:
+            problem = f"its column {name!r} was staged as {kind} and is declared as {declared.type} now"
+    lacking = spec.required - {name for name, _ in part.columns}
+    if lacking:
+        problem = f"it lacks the column {min(lacking)!r}, which is required now"
+    if problem:
+        raise PartMisfitError(
+            f"Part {part.part_id} of worker {part.worker!r} does not fit table {spec.name!r}: {problem}.",
+            hint="Nothing of it was merged. Put the declaration back, or discard the batch and stage it again.",
+        )
+
+
+def check_present(part: PartManifest) -> None:
+    """Check that the data of a part that the ledger does not name is still there.
+
+    Raises:
+        PartGoneError: it was removed after a merge that the warehouse knows nothing of.
+    """
+    if part.state == "purged":
+        raise PartGoneError(
+            f"The data of part {part.part_id} of worker {part.worker!r} was removed after its merge, but the ledger "
+            "does not name it: the warehouse was restored to an earlier moment than keep_merged reaches.",
+            hint="Have the worker stage its rows again.",
+        )
 
 
 @dataclass(frozen=True, slots=True)

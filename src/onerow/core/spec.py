@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from onerow.core import types
 from onerow.core.names import check_name
-from onerow.core.types import ColumnType
 from onerow.errors import ConfigurationError, UsageError
+
+if TYPE_CHECKING:
+    from onerow.core.types import ColumnType
 
 Mode = Literal["upsert", "versions"]
 BadRowPolicy = Literal["refuse", "quarantine"]

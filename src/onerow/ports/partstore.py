@@ -78,6 +78,10 @@ class PartStore(Protocol):
         """Return what crashed writers have left behind and nobody can see: places, for people."""
         ...
 
+    def remove_remains(self, *, older_than_s: float) -> Sequence[str]:
+        """Remove what ``remains`` returns, and return it."""
+        ...
+
     def probe(self) -> Sequence[str]:
         """Check that it can be written to.
 

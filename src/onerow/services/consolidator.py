@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onerow.core.partitions import Scope, canonical_partition
+from onerow.core.parts import check_fits, check_present
 from onerow.core.plans import (
     AlreadyMerged,
     Committed,
@@ -31,30 +32,33 @@ from onerow.core.plans import (
     plan_merge,
     unmerged,
 )
-from onerow.core.results import ConsolidationResult, PartitionResult, status_of, summarise
+from onerow.core.results import ConsolidationResult, PartitionResult, summarise
 from onerow.errors import (
     BatchNotFoundError,
+    DataError,
+    DuplicatesError,
     OnerowError,
     OutcomeUnknownError,
     PartGoneError,
     RetriesExhaustedError,
     StagingError,
+    VerificationError,
 )
 from onerow.services.events import emit
+from onerow.services.group import Group, facts_of, tell_commit, tell_failure
+from onerow.services.leases import Unlocked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from onerow.core.parts import PartManifest
     from onerow.core.plans import Merged, MergePlan, Outcome
-    from onerow.core.spec import TableSpec
     from onerow.ports.clock import Clock, Ids
     from onerow.ports.partstore import PartStore
     from onerow.ports.warehouse import Warehouse
+    from onerow.services.group import Request, Waiting
     from onerow.services.leases import HeldLeases, Leases
-
-Waiting = dict[str | None, "list[PartManifest]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,45 +69,6 @@ class Budget:
     max_resolve_attempts: int = 6
     backoff_s: float = 0.02
     max_backoff_s: float = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to consolidate.
-
-    Attributes:
-        partitions: only these, as text; None: all partitions of the batch.
-        use_lock: False: no lease, no token; everything but I4 still holds.
-        keep_staging: leave the merged parts where they are.
-        keep_merged_s: how long the data of merged parts stays; 0: removed at once.
-    """
-
-    spec: TableSpec
-    batch: str
-    holder: str
-    partitions: tuple[str, ...] | None = None
-    max_wait_s: float | None = None
-    use_lock: bool = True
-    keep_staging: bool = False
-    keep_merged_s: float = 86_400.0
-
-
-class Unlocked:
-    """Stands where leases would: no tokens, never cancelled."""
-
-    wait_s = 0.0
-    waited = False
-    tokens: Mapping[Scope, int] = {}
-
-    def raise_if_cancelled(self) -> None:
-        """Nothing is held, nothing can be lost."""
-
-    def on_cancel(self, interrupt: Callable[[], None] | None) -> None:
-        """Nothing is held, nothing can be lost."""
-
-    def regrant(self, scope: Scope, *, above: int) -> bool:  # noqa: ARG002
-        """There is no token to grant anew."""
-        return False
 
 
 class Consolidator:
@@ -185,23 +150,16 @@ class Consolidator:
         self, request: Request, run: str, waiting: Waiting
     ) -> tuple[list[PartitionResult], Merged]:
         """Hold the leases of a group and merge it; an error becomes the result of its partitions."""
-        group = _Group(request, run, dict(waiting))
+        group = Group(request, run, dict(waiting))
         try:
             with self._hold(request, [Scope(request.spec.name, name) for name in waiting]) as leases:
                 self._merge_group(group, leases)
         except OnerowError as error:
-            emit(
-                "onerow.merge_failed",
-                table=request.spec.name,
-                batch=request.batch,
-                consolidation=run,
-                kind=error.kind,
-                error=error.message,
-            )
+            tell_failure(group, error)
             group.fail(tuple(group.waiting), error)
         return group.results, frozenset(group.merged)
 
-    def _merge_group(self, group: _Group, leases: HeldLeases | Unlocked) -> None:
+    def _merge_group(self, group: Group, leases: HeldLeases | Unlocked) -> None:
         """Try until everything that waits in the group is merged or has failed."""
         group.lock_wait_s = leases.wait_s
         if leases.waited:  # somebody else has worked meanwhile, perhaps on the same batch
@@ -217,10 +175,10 @@ class Consolidator:
             match self._attempt(plan, leases, group):
                 case Committed() as committed:
                     group.commit(plan, committed)
-                    _report(plan, committed)
+                    tell_commit(plan, committed)
                 case AlreadyMerged():
-                    group.already_merged(tuple(group.waiting))
-                    emit("onerow.merge_already_done", **_facts(plan))
+                    group.already_merged(plan.partitions)
+                    emit("onerow.merge_already_done", **facts_of(plan))
                 case Refused() as refused:
                     self._after_refusal(group, plan, leases, refused)
                 case Unknown(error):
@@ -229,34 +187,38 @@ class Consolidator:
                         hint="Staging is kept. Consolidate again: what was committed is found in the ledger.",
                     ) from error
 
-    def _attempt(self, plan: MergePlan, leases: HeldLeases | Unlocked, group: _Group) -> Outcome:
+    def _attempt(self, plan: MergePlan, leases: HeldLeases | Unlocked, group: Group) -> Outcome:
         """Prepare, take the turn, apply; read an unknown end back."""
         try:
+            for part in plan.parts:
+                check_present(part)
+                check_fits(part, plan.spec)
             with self._warehouse.prepare(plan) as prepared, self._turn(plan):
                 leases.raise_if_cancelled()
-                emit("onerow.merge_started", attempt=plan.attempt, **_facts(plan))
+                emit("onerow.merge_started", attempt=plan.attempt, **facts_of(plan))
                 outcome: Outcome = self._warehouse.apply(prepared, leases)
         except PartGoneError as error:
             self._look_again(group)
-            if any(part.part_id in {p.part_id for p in plan.parts} for part in group.parts()):
-                raise  # gone, and the ledger does not name it
-            return Refused("outdated", error)
+            gone = {part.part_id for part in plan.parts} & {part.part_id for part in group.parts()}
+            return Refused("failed" if gone else "outdated", error)
+        except (DataError, StagingError) as error:
+            return Refused("failed", error)
         tried = 0
         while isinstance(outcome, Unknown) and tried < self._budget.max_resolve_attempts:
-            emit("onerow.merge_unknown", error=outcome.error.message, **_facts(plan))
+            emit("onerow.merge_unknown", error=outcome.error.message, **facts_of(plan))
             self._back_off(tried)
             outcome = self._warehouse.resolve(plan)
             tried += 1
         return outcome
 
     def _after_refusal(
-        self, group: _Group, plan: MergePlan, leases: HeldLeases | Unlocked, refused: Refused
+        self, group: Group, plan: MergePlan, leases: HeldLeases | Unlocked, refused: Refused
     ) -> None:
         """Decide whether to try again; raise or record the failure if that is of no use."""
         group.last_refusal = refused.error.message
         match refused.reason:
             case "conflict":
-                emit("onerow.merge_conflict_retried", attempt=plan.attempt, **_facts(plan))
+                emit("onerow.merge_conflict_retried", attempt=plan.attempt, **facts_of(plan))
                 self._back_off(group.attempts)
                 self._look_again(group)
             case "outdated":
@@ -267,15 +229,25 @@ class Consolidator:
                 if not behind or not all(
                     leases.regrant(plan.scope(task), above=refused.fence) for task in behind
                 ):
-                    emit("onerow.merge_fenced", fence=refused.fence, **_facts(plan))
                     raise refused.error
-            case _ if refused.partitions and set(refused.partitions) < set(group.waiting):
-                emit("onerow.verify_failed", error=refused.error.message, **_facts(plan))
-                group.fail(refused.partitions, refused.error)  # and go on with the others
+            case _ if isinstance(refused.error, DataError | StagingError | VerificationError):
+                self._after_bad_data(group, plan, refused)
             case _:
                 raise refused.error
 
-    def _look_again(self, group: _Group) -> None:
+    def _after_bad_data(self, group: Group, plan: MergePlan, refused: Refused) -> None:
+        """Fail the partitions at fault and go on with the others; if nobody knows which, try one by one."""
+        at_fault = refused.partitions or (plan.partitions if len(plan.tasks) == 1 else ())
+        if isinstance(refused.error, DuplicatesError | VerificationError):
+            emit("onerow.verify_failed", error=refused.error.message, **facts_of(plan))
+        if not at_fault:
+            group.one_by_one = True
+            return
+        group.fail(at_fault, refused.error)
+        group.attempts = 0
+        tell_failure(group, refused.error)
+
+    def _look_again(self, group: Group) -> None:
         """Drop from what waits whatever the ledger names by now."""
         request = group.request
         group.merged |= self._warehouse.merged(request.spec.name, request.batch)
@@ -283,23 +255,17 @@ class Consolidator:
         group.already_merged(tuple(name for name in group.waiting if name not in left))
         group.waiting = {name: left[name] for name in group.waiting if name in left}
 
-    def _plan(self, group: _Group, leases: HeldLeases | Unlocked) -> MergePlan:
+    def _plan(self, group: Group, leases: HeldLeases | Unlocked) -> MergePlan:
         request = group.request
-        gone = [part for part in group.parts() if part.state == "purged"]
-        if gone:
-            raise PartGoneError(
-                f"The data of part {gone[0].part_id} of worker {gone[0].worker!r} was removed after its merge, "
-                "but the ledger does not name it: the warehouse was restored to an earlier moment than "
-                "keep_merged reaches.",
-                hint=f"{len(gone)} of the batch's parts are concerned. Have their workers stage them again.",
-            )
+        first = next(iter(group.waiting))
+        waiting = {first: group.waiting[first]} if group.one_by_one else group.waiting
         return plan_merge(
             spec=request.spec,
             batch=request.batch,
             consolidation=group.run,
-            attempt=group.attempts,
+            attempt=group.next_transaction(),
             holder=request.holder,
-            waiting=group.waiting,
+            waiting=waiting,
             tokens=leases.tokens,
             lock_store=self._leases.store_identity if request.use_lock else None,
         )
@@ -349,101 +315,3 @@ class Consolidator:
             near=near,
             hint=f"Names that come near: {', '.join(near)}." if near else "See `onerow batches list`.",
         )
-
-
-class _Group:
-    """What is known of a group of partitions while it is being merged."""
-
-    def __init__(self, request: Request, run: str, waiting: Waiting) -> None:
-        self.request = request
-        self.run = run
-        self.waiting = waiting
-        self.results: list[PartitionResult] = []
-        self.merged: set[tuple[str, str | None]] = set()
-        self.attempts = 0
-        self.lock_wait_s = 0.0
-        self.last_refusal = ""
-
-    def parts(self) -> list[PartManifest]:
-        """Return the parts that still wait, each once."""
-        return list({part.part_id: part for parts in self.waiting.values() for part in parts}.values())
-
-    def commit(self, plan: MergePlan, committed: Committed) -> None:
-        """Record the counts of a committed plan."""
-        for task in plan.tasks:
-            counts = committed.counts[task.partition]
-            self.merged |= {(part_id, task.partition) for part_id in task.part_ids}
-            del self.waiting[task.partition]
-            self.results.append(
-                PartitionResult(
-                    partition=task.partition,
-                    status="committed",
-                    token=task.token,
-                    attempts=self.attempts,
-                    parts=len(task.part_ids),
-                    rows_staged=counts.staged,
-                    rows_inserted=counts.inserted,
-                    rows_updated=counts.updated,
-                    rows_unchanged=counts.unchanged,
-                    rows_superseded=counts.superseded,
-                    lock_wait_s=self.lock_wait_s,
-                    merge_s=committed.merge_s,
-                    verify_s=committed.verify_s,
-                )
-            )
-
-    def already_merged(self, partitions: Sequence[str | None]) -> None:
-        """Record partitions of which the ledger names every part."""
-        for partition in partitions:
-            self.merged |= {(part.part_id, partition) for part in self.waiting.pop(partition)}
-            self.results.append(
-                PartitionResult(
-                    partition, "already_merged", attempts=self.attempts, lock_wait_s=self.lock_wait_s
-                )
-            )
-
-    def fail(self, partitions: Sequence[str | None], error: OnerowError) -> None:
-        """Record partitions that cannot be merged."""
-        for partition in partitions:
-            parts = self.waiting.pop(partition)
-            self.results.append(
-                PartitionResult(
-                    partition,
-                    status_of(error),
-                    attempts=self.attempts,
-                    parts=len(parts),
-                    rows_staged=sum(part.rows_of(partition) for part in parts),
-                    lock_wait_s=self.lock_wait_s,
-                    error=str(error),
-                    error_kind=error.kind,
-                    exit_code=error.exit_code,
-                )
-            )
-
-
-def _facts(plan: MergePlan) -> dict[str, str | int | None]:
-    one = plan.tasks[0] if len(plan.tasks) == 1 else None
-    return {
-        "table": plan.spec.name,
-        "partition": one.partition if one else f"{len(plan.tasks)} partitions",
-        "batch": plan.batch,
-        "consolidation": plan.consolidation,
-        "token": one.token if one else None,
-        "holder": plan.holder,
-        "part_count": len(plan.parts),
-        "rows_staged": sum(task.rows_staged for task in plan.tasks),
-    }
-
-
-def _report(plan: MergePlan, committed: Committed) -> None:
-    facts = _facts(plan)
-    emit("onerow.verify_passed", verify_s=round(committed.verify_s, 6), **facts)
-    emit(
-        "onerow.merge_committed",
-        rows_inserted=sum(counts.inserted for counts in committed.counts.values()),
-        rows_updated=sum(counts.updated for counts in committed.counts.values()),
-        rows_unchanged=sum(counts.unchanged for counts in committed.counts.values()),
-        rows_superseded=sum(counts.superseded for counts in committed.counts.values()),
-        merge_s=round(committed.merge_s, 6),
-        **facts,
-    )

@@ -152,6 +152,24 @@ class HeldLeases:
         emit("onerow.lock_lost", scope=str(scope), token=grant.record.token, reason=why)
 
 
+class Unlocked:
+    """Stands where leases would: no tokens, never cancelled."""
+
+    wait_s = 0.0
+    waited = False
+    tokens: Mapping[Scope, int] = {}
+
+    def raise_if_cancelled(self) -> None:
+        """Nothing is held, nothing can be lost."""
+
+    def on_cancel(self, interrupt: Callable[[], None] | None) -> None:
+        """Nothing is held, nothing can be lost."""
+
+    def regrant(self, scope: Scope, *, above: int) -> bool:  # noqa: ARG002
+        """There is no token to grant anew."""
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class _Claim:
     """What one call of ``hold`` or ``turn`` wants."""

@@ -12,7 +12,8 @@ from onerow.core.partitions import Scope, canonical_partition
 from onerow.errors import ConfigurationError
 from onerow.services.batches import BatchDesk
 from onerow.services.checker import check_tables
-from onerow.services.consolidator import Consolidator, Request
+from onerow.services.consolidator import Consolidator
+from onerow.services.group import Request
 from onerow.services.locks import LockDesk
 
 if TYPE_CHECKING:

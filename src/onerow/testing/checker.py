@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onerow.core.results import ConsolidationResult
     from onerow.core.spec import TableSpec
     from onerow.ports.warehouse import HistoryEntry
-    from onerow.services.consolidator import Request
+    from onerow.services.group import Request
     from onerow.testing.memory_locks import MemoryLocks
     from onerow.testing.memory_tables import TableState, Transaction
     from onerow.testing.scheduler import Scheduler

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from onerow.core import leases as core
 from onerow.core.plans import Committed, Refused, unmerged
-from onerow.services.consolidator import Consolidator, Unlocked
+from onerow.services.consolidator import Consolidator
+from onerow.services.leases import Unlocked
 from onerow.services.leases import Leases
 from onerow.testing.faults import FaultPlan
 from onerow.testing.memory_warehouse import LinkLostError, MemoryPrepared, MemoryWarehouse, RollbackError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from onerow.ports.clock import Cancellation
     from onerow.ports.lockstore import Entry
     from onerow.ports.warehouse import Prepared
-    from onerow.services.consolidator import Request
+    from onerow.services.group import Request
     from onerow.services.leases import _Grant
     from onerow.testing.memory_tables import Layout, Row, Transaction
     from onerow.testing.scenario import Scenario

@@ -11,7 +11,8 @@ again; two states are the same if the world is (register, tables, part states, t
 waiting) and each process has been told the same things at the same times in the same order, since what it
 was told determines what it does. Nobody else gets to run at a point where the process only does what
 nobody else can see (between the snapshot and the commit; between a reply and the next call): that would
-only reorder steps that commute. Faults strike at those points too. Bounds: one length of pause (40 s,
+only reorder steps that commute. A crash at such a point is a crash at the next one; a pause is tried there
+too where the process looks at its clock next. Bounds: one length of pause (40 s,
 leases last 30 s), jitter from one seed, leases a partition (no turn).
 """
 
@@ -32,9 +33,13 @@ if TYPE_CHECKING:
     from onerow.testing.scheduler import Actor
 
 PAUSE_US = 40 * SECOND
-QUIET = frozenset(
-    {"answered", "prepare", "apply", "guard", "token", "todo", "merge", "verify", "record", "cancelled?", "read back"}
-)
+UNSEEN = frozenset({"prepare", "guard", "token", "todo", "merge", "verify", "record", "read back"})
+"""Nobody else sees what a process does from here to its next point, and it does not look at its clock."""
+
+CLOCK_ONLY = frozenset({"answered", "apply", "cancelled?"})
+"""The same, but it looks at its clock next: a pause here matters, a crash is one at its next point."""
+
+QUIET = UNSEEN | CLOCK_ONLY
 
 
 def _staging(batch: str, worker: str, created_at: int) -> Staging:
@@ -90,7 +95,9 @@ class ChosenFaults(Faults):
 
     def stroke(self, point: str) -> str:
         """Return what strikes a process at a switch point."""
-        return self._choose(point, ("nothing", "crash", "pause"))
+        if point in UNSEEN:
+            return "nothing"
+        return self._choose(point, ("nothing", "pause") if point in CLOCK_ONLY else ("nothing", "pause", "crash"))
 
     def commit_fate(self) -> CommitFate:
         """Return what becomes of a commit."""
@@ -113,6 +120,7 @@ class ExploredWorld(World):
     def __post_init__(self) -> None:
         World.__post_init__(self)
         self.faults = ChosenFaults(FaultPlan(), self.seed, self.counts, world=self)
+        self.checker.healthy = False
         self.scheduler.chooser = self.choices
         self.scheduler.quiet = QUIET
         self.scheduler.on_choice = self._before_choice

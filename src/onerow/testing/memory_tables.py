@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from onerow.core.partitions import encode_partition
@@ -51,15 +50,24 @@ class Layout:
         return None if self.partition is None else encode_partition(row[self.partition])
 
 
-@lru_cache(maxsize=256)
+_LAYOUTS: dict[int, tuple[TableSpec, Layout]] = {}
+
+
 def layout_of(spec: TableSpec) -> Layout:
     """Return the layout of rows in the declared order of ``spec``."""
+    known = _LAYOUTS.get(id(spec))  # to hash a spec costs more than to lay it out
+    if known is not None and known[0] is spec:
+        return known[1]
     places = {name: place for place, name in enumerate(spec.column_names)}
-    return Layout(
+    layout = Layout(
         identity=tuple(places[name] for name in spec.identity),
         comparison=tuple(places[name] for name in spec.comparison),
         partition=None if spec.partition is None else places[spec.partition],
     )
+    if len(_LAYOUTS) >= 1_000:
+        _LAYOUTS.clear()
+    _LAYOUTS[id(spec)] = (spec, layout)
+    return layout
 
 
 def comparable(value: Any) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from onerow.core.plans import Refused, Unknown
 from onerow.errors import LockStoreError, StagingError, WarehouseError
-from onerow.services.consolidator import Unlocked
+from onerow.services.leases import Unlocked
 from onerow.testing.faults import SECOND
 
 if TYPE_CHECKING:

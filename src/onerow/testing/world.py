@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from onerow.core.plans import AlreadyMerged, Committed, Refused
 from onerow.errors import OnerowError
-from onerow.services.consolidator import Consolidator, Request
+from onerow.services.consolidator import Consolidator
+from onerow.services.group import Request
 from onerow.services.leases import Leases, LeaseSettings
 from onerow.services.locks import LockDesk
 from onerow.testing.checker import Checker, Violation

@@ -24,6 +24,7 @@ from onerow.errors import (
     LeaseLostError,
     NotInstalledError,
     OnerowError,
+    RowRefusedError,
     WarehouseError,
 )
 from onerow.ports.warehouse import Capabilities, HistoryEntry
@@ -357,7 +358,7 @@ def _refused(error: duckdb.Error, cancellation: Cancellation) -> Refused:
     if isinstance(error, duckdb.ConstraintException):
         return Refused(
             "failed",
-            WarehouseError(
+            RowRefusedError(
                 f"The target refuses a row: {str(error).splitlines()[0]}",
                 hint='Declare the column as required ("TYPE not null") so that such rows are refused when staged.',
             ),

@@ -1,0 +1,129 @@
+"""Any existing table of a DuckDB file, for a check without configuration.
+
+The check needs quoted column names and nothing else, so the spec that is built here declares only the
+columns it looks at. Types that no key of ours may have, such as DOUBLE, are looked at all the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from onerow.adapters.warehouse.duckdb import install as installation
+from onerow.adapters.warehouse.duckdb import sql
+from onerow.adapters.warehouse.duckdb.database import Database, map_error, rows
+from onerow.adapters.warehouse.duckdb.warehouse import DuckDBWarehouse
+from onerow.core.spec import Column, TableSpec
+from onerow.core.types import ColumnType, parse_type
+from onerow.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from onerow.core.parts import PartManifest
+
+# Partition columns whose values can be named in text; any other is compared as text.
+_PARTITION_TYPES = {
+    "DATE": "date",
+    "BOOLEAN": "bool",
+    **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"), "int64"),
+}
+
+
+def open_existing(
+    path: Path,
+    *,
+    target: tuple[str, ...],
+    key: Sequence[str],
+    partition_column: str | None,
+    id_column: str | None,
+    busy_timeout_s: float,
+) -> tuple[DuckDBWarehouse, TableSpec]:
+    """Return a warehouse and a spec with which the table can be inspected, but not merged into.
+
+    Raises:
+        UsageError: there is no such file, table or column; near names are told.
+        WarehouseError: the file cannot be read.
+    """
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.")
+    if len(target) > 2:  # noqa: PLR2004 -- schema and table
+        raise UsageError(f"A table in a DuckDB file is table or schema.table, not {'.'.join(target)!r}.")
+    database = Database(path, busy_timeout_s=busy_timeout_s)
+    try:
+        with database.open(read_only=True) as connection:
+            target, types = _look(connection, target)
+    except duckdb.Error as error:
+        raise map_error(error, f"{path} cannot be read") from error
+    finally:
+        database.close()
+    name = ".".join(target)
+    found_key = tuple(dict.fromkeys(_column(column, types, name) for column in key))
+    partition = None if partition_column is None else _column(partition_column, types, name)
+    identifier = None if id_column is None else _column(id_column, types, name)
+    kinds = {column: ColumnType("string") for column in (*found_key, partition, identifier) if column}
+    if partition is not None:
+        kinds[partition] = _partition_type(types[partition])
+    spec = TableSpec(
+        name=name.replace("/", "_"),
+        target=target,
+        key=found_key,
+        order_by=found_key,
+        columns=tuple(Column(column, kind) for column, kind in kinds.items()),
+        partition=partition,
+        id_column=identifier,
+    )
+    return DuckDBWarehouse(path, locate=_no_parts, busy_timeout_s=busy_timeout_s), spec
+
+
+def _look(
+    connection: duckdb.DuckDBPyConnection, target: tuple[str, ...]
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the names of the table as they are written in the file, and its columns with their types."""
+    schema = target[-2] if len(target) > 1 else installation.MAIN
+    found = rows(
+        connection,
+        "select schema_name, table_name, column_name, data_type from duckdb_columns() "
+        "where database_name = ? and not internal order by schema_name, table_name, column_index",
+        sql.DATABASE,
+    )
+    tables: dict[tuple[str, str], dict[str, str]] = {}
+    for schema_name, table_name, column, data_type in found:
+        tables.setdefault((schema_name, table_name), {})[column] = data_type
+    wanted = (schema.casefold(), target[-1].casefold())
+    for (schema_name, table_name), types in tables.items():
+        if (schema_name.casefold(), table_name.casefold()) == wanted:
+            names = (table_name,) if schema_name == installation.MAIN else (schema_name, table_name)
+            return names, types
+    known = [name if schema == installation.MAIN else f"{schema}.{name}" for schema, name in tables]
+    shown = ".".join(target)
+    near = difflib.get_close_matches(shown, known, n=5, cutoff=0.4)
+    raise UsageError(
+        f"There is no table {shown!r} in the file.",
+        hint=f"Names that come near: {', '.join(near)}." if near else f"It has: {', '.join(known[:20]) or 'none'}.",
+    )
+
+
+def _column(name: str, types: dict[str, str], table: str) -> str:
+    for column in types:
+        if column.casefold() == name.casefold():
+            return column
+    near = difflib.get_close_matches(name, types, n=3, cutoff=0.5)
+    raise UsageError(
+        f"The table {table!r} has no column {name!r}.",
+        hint=f"Names that come near: {', '.join(near)}." if near else f"It has: {', '.join(types)}.",
+    )
+
+
+def _partition_type(engine_type: str) -> ColumnType:
+    if engine_type.startswith("DECIMAL"):
+        return parse_type(engine_type.lower())
+    return parse_type(_PARTITION_TYPES.get(engine_type, "string"))
+
+
+def _no_parts(part: PartManifest) -> str:
+    """Stand where parts would be found: a table that is only looked at has none."""
+    raise UsageError(f"The part {part.part_id} cannot be merged into a table that is only looked at.")
