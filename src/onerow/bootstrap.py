@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from onerow.adapters.clock import SystemClock, SystemIds, Threads
@@ -15,9 +16,10 @@ from onerow.services.stager import Stager
 from onerow.services.store import Ports, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from onerow.adapters.staging.infer import InferredColumns
+    from onerow.adapters.warehouse.duckdb.adopt import ExistingTable
     from onerow.core.parts import PartManifest
     from onerow.core.spec import TableSpec
     from onerow.ports.lockstore import LockStore
@@ -108,6 +110,7 @@ def infer_columns(path: str | Path, *, exact: Collection[str]) -> InferredColumn
     """Return the columns of a file with the narrowest types that hold its rows.
 
     Args:
+        path: the file, of any kind that can be staged.
         exact: columns that become decimals where they have fractions, as keys must.
 
     Raises:
@@ -126,7 +129,7 @@ def open_existing(
     partition_column: str | None = None,
     id_column: str | None = None,
     busy_timeout_s: float = 30.0,
-) -> tuple[Warehouse, TableSpec]:
+) -> ExistingTable:
     """Open any existing table for a check, without configuration.
 
     Raises:

@@ -11,6 +11,7 @@ import json
 import random
 import time
 from collections import Counter, defaultdict
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 
@@ -92,6 +93,7 @@ class Bench:
         self.spec = onerow.load_settings(self.config).tables[table]
         self.rows = []
         self.parts = {}
+        self._connection = None
         with self.open() as store:
             store.init()
 
@@ -119,17 +121,30 @@ class Bench:
 
     # --- looking, without the product --------------------------------------------------------
 
-    def query(self, statement, *values):
-        """Return the rows of a statement on the database, read-only; waits while a process has the file."""
+    @contextmanager
+    def reading(self):
+        """Have the database open, read-only, for every ``query`` in the block; waits while a process has it."""
+        if self._connection is not None:
+            yield self._connection
+            return
         deadline_s = time.monotonic() + 30
-        while True:
+        while self._connection is None:
             try:
-                with duckdb.connect(str(self.database), read_only=True) as connection:
-                    return connection.execute(statement, list(values)).fetchall()
+                self._connection = duckdb.connect(str(self.database), read_only=True)
             except duckdb.IOException as error:
                 if "lock" not in str(error) or time.monotonic() > deadline_s:
                     raise
                 time.sleep(0.002)
+        try:
+            yield self._connection
+        finally:
+            self._connection.close()
+            self._connection = None
+
+    def query(self, statement, *values):
+        """Return the rows of a statement on the database."""
+        with self.reading() as connection:
+            return connection.execute(statement, list(values)).fetchall()
 
     def write(self, statement, *values):
         """Change the database behind the product's back."""
@@ -194,30 +209,31 @@ class Bench:
 
     def audit(self, *, all_merged=True):
         """Check I1 to I7 on what is on disk now; with ``all_merged`` nothing may wait any more."""
-        ledger = self.ledger()
-        pairs = Counter((part, partition) for part, partition, _ in ledger)
-        assert max(pairs.values(), default=1) == 1, "I6: the ledger names a part twice"
-        states = self.part_states()
-        assert states.keys() == self.parts.keys(), "I2: a part has come or gone"
-        for part, (partitions, state) in states.items():
-            merged = all((part, partition) in pairs for partition in partitions)
-            assert merged or state != "retired", f"I7: part {part} was cleaned up but is not merged"
-            assert merged or not all_merged, f"I2: part {part} was never merged"
-            assert state == "retired" or not all_merged, f"clean-up left part {part} behind"
-        history = self.query(
-            "select partition, rows_staged, rows_inserted, rows_updated, rows_unchanged, rows_superseded "
-            "from onerow.history where table_name = ? and action = 'consolidate'",
-            self.table,
-        )
-        for _, staged, *counts in history:
-            assert staged == sum(counts), "I6: the counts do not add up"
-            assert min(counts) >= 0
-        assert sum(row[1] for row in history) == sum(rows for *_, rows in ledger)
-        assert sum(row[2] for row in history) == len(self.table_rows())
-        if all_merged:
-            assert sum(rows for *_, rows in ledger) == sum(part.rows for part in self.parts.values())
-            self.assert_table_is_reference()
-        assert not self.token_order_violations(), "I4: a lower token has committed after a higher one"
+        with self.reading():
+            ledger = self.ledger()
+            pairs = Counter((part, partition) for part, partition, _ in ledger)
+            assert max(pairs.values(), default=1) == 1, "I6: the ledger names a part twice"
+            states = self.part_states()
+            assert states.keys() == self.parts.keys(), "I2: a part has come or gone"
+            for part, (partitions, state) in states.items():
+                merged = all((part, partition) in pairs for partition in partitions)
+                assert merged or state != "retired", f"I7: part {part} was cleaned up but is not merged"
+                assert merged or not all_merged, f"I2: part {part} was never merged"
+                assert state == "retired" or not all_merged, f"clean-up left part {part} behind"
+            history = self.query(
+                "select partition, rows_staged, rows_inserted, rows_updated, rows_unchanged, rows_superseded "
+                "from onerow.history where table_name = ? and action = 'consolidate'",
+                self.table,
+            )
+            for _, staged, *counts in history:
+                assert staged == sum(counts), "I6: the counts do not add up"
+                assert min(counts) >= 0
+            assert sum(row[1] for row in history) == sum(rows for *_, rows in ledger)
+            assert sum(row[2] for row in history) == len(self.table_rows())
+            if all_merged:
+                assert sum(rows for *_, rows in ledger) == sum(part.rows for part in self.parts.values())
+                self.assert_table_is_reference()
+            assert not self.token_order_violations(), "I4: a lower token has committed after a higher one"
 
 
 def consolidate_all(store, table, batches):

@@ -7,6 +7,7 @@ its children when its parent is gone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -24,6 +25,8 @@ def tell(**event):
 
 def warm_up():
     """Import and parse what every consolidation needs, without opening anything."""
+    with contextlib.suppress(ImportError):
+        import pandas  # noqa: F401, ICN001 -- DuckDB imports it, where it is installed, for the first parameter
     import onerow.adapters.locks.sqlite
     import onerow.adapters.staging.files
     import onerow.adapters.staging.readers
@@ -98,6 +101,7 @@ def main():
                     os.kill(request["pid"], request["signal"])
     for pid in alive:
         os.kill(pid, signal.SIGKILL)
+    os._exit(0)
 
 
 if __name__ == "__main__":

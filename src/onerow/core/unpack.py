@@ -33,7 +33,7 @@ def plain(array: pa.Array) -> pa.Array:
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if pat.is_dictionary(array.type):
-        array = array.dictionary_decode()
+        array = plain(array.dictionary).take(array.indices)
     if pat.is_run_end_encoded(array.type):
         array = pc.run_end_decode(array)
     if pat.is_large_string(array.type) or pat.is_string_view(array.type):

@@ -40,6 +40,7 @@ class HumanFormatter(logging.Formatter):
     """``12:00:01 warning onerow.merge_conflict_retried table=predictions attempt=2``."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
         time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
         facts = " ".join(f"{name}={_plain(value)}" for name, value in facts_of(record).items() if value is not None)
         line = f"{time} {record.levelname.lower()} {record.getMessage()} {facts}".rstrip()
@@ -50,6 +51,7 @@ class JsonFormatter(logging.Formatter):
     """One object a line: ``time``, ``level``, ``event``, and the facts as fields of their own."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
         data: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
             "level": record.levelname.lower(),

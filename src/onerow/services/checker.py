@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from onerow.core.partitions import canonical_partition
 from onerow.errors import EXIT_DONE, EXIT_FAILED, EXIT_FINDINGS, OnerowError, gravest
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from onerow.core.spec import TableSpec
-    from onerow.ports.warehouse import Warehouse
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,16 @@ class CheckReport:
         return data
 
 
+class Inspecting(Protocol):
+    """Whatever can look at a table: a warehouse, or a table that is only looked at."""
+
+    def inspect(self, request: InspectRequest) -> TableCheck:
+        """Look for duplicates and other findings."""
+        ...
+
+
 def check_tables(
-    warehouse: Warehouse,
+    warehouse: Inspecting,
     specs: Iterable[TableSpec],
     *,
     partition: str | None = None,

@@ -81,7 +81,7 @@ class HeldLeases:
         """Raise LeaseLostError if a lease is lost, or was not renewed for so long that it may be."""
         if self._lost is None:
             now_s = self._clock.monotonic_s()
-            for scope, grant in self._grants.items():
+            for scope, grant in list(self._grants.items()):  # the renewal looks while others are still acquired
                 if now_s - grant.confirmed_s >= self._deadline_s:
                     self._lose(
                         scope, f"it could not be renewed for {now_s - grant.confirmed_s:.1f} s"
@@ -96,22 +96,28 @@ class HeldLeases:
 
     def renew(self) -> bool:
         """Renew every lease once; False when one is lost and there is nothing left to keep."""
-        for scope, grant in list(self._grants.items()):
-            asked_s = self._clock.monotonic_s()
-            try:
-                if not self._write(grant, core.renewed, asked_s):
-                    self._lose(scope, "somebody else holds it, or it was force-released")
-            except LockStoreError as error:
-                emit("onerow.lock_renewal_failed", scope=str(scope), error=error.message)
-            else:
-                emit("onerow.lock_renewed", scope=str(scope), token=grant.record.token)
         try:
+            self.raise_if_cancelled()  # past its deadline a lease is lost, even if nobody has taken it yet
+            for scope, grant in list(self._grants.items()):
+                self._renew_one(scope, grant)
             self.raise_if_cancelled()
         except LeaseLostError:
             if self._interrupt is not None:
                 self._interrupt()
             return False
         return True
+
+    def _renew_one(self, scope: Scope, grant: _Grant) -> None:
+        asked_s = self._clock.monotonic_s()
+        try:
+            kept = self._write(grant, core.renewed, asked_s)
+        except LockStoreError as error:
+            emit("onerow.lock_renewal_failed", scope=str(scope), error=error.message)
+            return
+        if kept:
+            emit("onerow.lock_renewed", scope=str(scope), token=grant.record.token)
+        else:
+            self._lose(scope, "somebody else holds it, or it was force-released")
 
     def regrant(self, scope: Scope, *, above: int) -> bool:
         """Have a live lease granted anew with a token above a fence that it met; False beyond the bound."""

@@ -12,8 +12,8 @@ waiting) and each process has been told the same things at the same times in the
 was told determines what it does. Nobody else gets to run at a point where the process only does what
 nobody else can see (between the snapshot and the commit; between a reply and the next call): that would
 only reorder steps that commute. A crash at such a point is a crash at the next one; a pause is tried there
-too where the process looks at its clock next. Bounds: one length of pause (40 s,
-leases last 30 s), jitter from one seed, leases a partition (no turn).
+too where the process looks at its clock next. Bounds: one length of pause (4 s;
+leases last 3 s, so that waiting takes few steps), jitter from one seed, a lease a partition and no turn.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from onerow.services.leases import LeaseSettings
 from onerow.testing.faults import SECOND, CommitFate, FaultPlan, Faults, SwapFate
 from onerow.testing.scenario import COLUMNS, DATES, LINES, Job, Scenario, Staging
 from onerow.testing.world import Kit, World
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from onerow.testing.checker import Violation
     from onerow.testing.scheduler import Actor
 
-PAUSE_US = 40 * SECOND
+SHORT_LEASES = LeaseSettings(duration_s=3.0, renew_every_s=1.0)
+PAUSE_US = 4 * SECOND
 UNSEEN = frozenset({"prepare", "guard", "token", "todo", "merge", "verify", "record", "read back"})
 """Nobody else sees what a process does from here to its next point, and it does not look at its clock."""
 
@@ -224,7 +226,7 @@ def explore(
 ) -> Exploration:
     """Try every choice, depth first, until a violation is found or nothing is left to try."""
     begun_s = time.monotonic()
-    kit, visited = kit or Kit(), set[int]()
+    kit, visited = replace(kit or Kit(), settings=SHORT_LEASES), set[int]()
     stack: list[tuple[int, ...]] = [()]
     executions = 0
     while stack and executions < max_executions:
@@ -252,7 +254,7 @@ def explore(
 def replay(choices: Sequence[int], *, kit: Kit | None = None, scenario: Scenario = TWO_BATCHES) -> tuple[str, ...]:
     """Return the trace of the run with these choices."""
     world = ExploredWorld(
-        0, kit or Kit(), scenario, FaultPlan(), tracing=True, choices=Choices(tuple(choices))
+        0, replace(kit or Kit(), settings=SHORT_LEASES), scenario, FaultPlan(), tracing=True, choices=Choices(tuple(choices))
     )
     world.explore()
     return tuple(world.scheduler.trace)

@@ -233,6 +233,8 @@ class Scheduler:
                     raise StuckError(f"still running after {MAX_STEPS} steps")
                 if self.on_choice is not None:
                     self.on_choice(runnable)
+                    if self.halted:
+                        return
                 chosen = self.chooser.choose(len(runnable)) if len(runnable) > 1 else 0
                 self._resume(runnable[chosen])
         finally:

@@ -62,6 +62,7 @@ class Kit:
         lambda seed, scenario, plan: (scenario, plan)  # noqa: ARG005
     )
     spec: TableSpec = SPEC
+    settings: LeaseSettings = field(default_factory=LeaseSettings)
     heal: bool = True
 
 
@@ -240,7 +241,7 @@ class World:
             clock=clock,
             background=self.kit.background(self.scheduler, process),
             ids=ids,
-            settings=LeaseSettings(),
+            settings=self.kit.settings,
         )
         return self.kit.consolidator(
             warehouse=SimulatedWarehouse(self, process),

@@ -30,23 +30,22 @@ class _CheckedStream(io.RawIOBase):
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self._last = b""
+        self._next: bytes | None = None
         self.quotes = 0
-        self.size_bytes = 0
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data = bytes(self._stream.read(size if size >= 0 else None))
-        if not data:
-            data, self._last = (b"\n" if self._last not in {b"", b"\n", b"\r"} else b""), b""
-            return data
-        if self.size_bytes == 0:
-            _check_encoding(data)
+        # One block ahead, so that the line end that is missing comes with the last line.
+        step = max(size - 1, 1) if size >= 0 else None
+        if self._next is None:
+            self._next = bytes(self._stream.read(step))
+            _check_encoding(self._next)
+        data, self._next = self._next, bytes(self._stream.read(step))
         self.quotes += data.count(b'"')
-        self.size_bytes += len(data)
-        self._last = data[-1:]
+        if data and not self._next and data[-1:] not in {b"\n", b"\r"}:
+            data += b"\n"
         return data
 
     def close(self) -> None:
@@ -161,10 +160,8 @@ class CsvSource(Source):
         )
 
     def _ragged_error(self) -> InputFileError:
-        rows = [
-            f"line {row.number}: {row.actual_columns} fields" if row.number else f"{row.actual_columns} fields"
-            for row in self._ragged
-        ]
+        lines = self._lines_of({row.number for row in self._ragged})
+        rows = [f"{lines.get(row.number, f'row {row.number}')}: {row.actual_columns} fields" for row in self._ragged]
         listed = "; ".join(rows) + (" ..." if len(rows) >= MAX_RAGGED else "")
         return InputFileError(
             f"{self.name}: the header has {len(self.column_names)} fields, these rows have not: {listed}.",
@@ -172,10 +169,10 @@ class CsvSource(Source):
         )
 
     def _parse_error(self, error: BaseException) -> InputFileError:
+        found = self._find_open_quote()
+        if found is not None:
+            return self._open_quote_error(found)
         if "straddling" in str(error):
-            found = self._find_open_quote()
-            if found is not None:
-                return self._open_quote_error(found)
             return InputFileError(
                 f"{self.name}: a row is longer than {BLOCK_BYTES // 1024 // 1024} MiB.",
                 hint="Write such values as Parquet or NDJSON. Nothing was staged.",
@@ -198,20 +195,48 @@ class CsvSource(Source):
 
     def _find_open_quote(self) -> int | None:
         """Return the line in which the row begins that never ends, None if there is none."""
-        limit = csv.field_size_limit(BLOCK_BYTES)
         start = 1
+        try:
+            for end in self._record_ends(strict=True):
+                start = end + 1
+        except csv.Error:
+            return start
+        except READ_ERRORS:
+            return None  # the file is damaged, and that is what is to be told
+        return None
+
+    def _lines_of(self, numbers: set[int]) -> dict[int, str]:
+        """Return the lines in which records begin; they are counted as Arrow does, from the header on."""
+        found: dict[int, str] = {}
+        start = number = 1
+        try:
+            for end in self._record_ends(strict=False):
+                if number in numbers:
+                    found[number] = f"line {start}"
+                    if len(found) == len(numbers):
+                        break
+                start = end + 1
+                number += 1
+        except (csv.Error, *READ_ERRORS):
+            return found  # the rows without a line are told by their number
+        return found
+
+    def _record_ends(self, *, strict: bool) -> Iterator[int]:
+        """Yield the last line of each record, blank ones left out, as Python's reader sees them.
+
+        Only for errors: it is slow, but it knows lines, where Arrow knows rows.
+        """
+        limit = csv.field_size_limit(BLOCK_BYTES)
         try:
             with io.TextIOWrapper(
                 io.BufferedReader(_Readable(self._open_stream())), "utf-8", errors="replace", newline=""
             ) as lines:
-                reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
-                for _ in reader:
-                    start = reader.line_num + 1
-        except csv.Error:
-            return start
+                reader = csv.reader(lines, delimiter=self._delimiter, strict=strict)
+                for record in reader:
+                    if record:
+                        yield reader.line_num
         finally:
             csv.field_size_limit(limit)
-        return None
 
 
 class _Readable(io.RawIOBase):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SAMPLE_ROWS: Final = 200_000
 MIN_PRECISION: Final = 9
+MIN_SCALE: Final = 2
 SPARE_DIGITS: Final = 2
 _WIDEST: Final = ColumnType("decimal", MAX_DECIMAL_DIGITS, 12)
 
@@ -56,6 +57,7 @@ def infer_columns(path: str | Path, *, exact: Collection[str]) -> InferredColumn
     """Return the columns of a file with the narrowest types that hold the first 200,000 rows.
 
     Args:
+        path: the file, of any kind that can be staged.
         exact: columns that become decimals where they have fractions; others become float64.
 
     Raises:
@@ -65,9 +67,7 @@ def infer_columns(path: str | Path, *, exact: Collection[str]) -> InferredColumn
     rows = 0
     complete = True
     with closing(open_source(path)) as source:
-        columns = {
-            name: _Candidates(exact=name in exact, text_mode=source.text_mode) for name in source.column_names
-        }
+        columns = {name: _Candidates(exact=name in exact, text_mode=source.text_mode) for name in source.column_names}
         if len(columns) != len(source.column_names):
             double = next(name for name in columns if source.column_names.count(name) > 1)
             raise UsageError(f"{path}: the column {double!r} is there twice.")
@@ -136,7 +136,7 @@ class _Candidates:
         left = self._left if self._seen else []
         for kind in left:
             if kind == "decimal" and self._exact:
-                scale = self._scale
+                scale = max(self._scale, MIN_SCALE)
                 precision = max(MIN_PRECISION, self._whole_digits + scale + SPARE_DIGITS)
                 return ColumnType("decimal", min(precision, MAX_DECIMAL_DIGITS), scale)
             if kind != "decimal" or "float64" not in left:
@@ -170,8 +170,6 @@ def _type_excludes(array: pa.Array) -> Sequence[str]:
         return ("date",)
     if pat.is_string(kind) or pat.is_large_string(kind) or pat.is_dictionary(kind):
         return ("bool", "int64", "decimal", "float64", "json")
-    if pat.is_integer(kind):
-        return ("decimal", "float64")
     if pat.is_date(kind):
         return ("timestamp",)
     return ()

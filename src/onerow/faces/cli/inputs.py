@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,8 +28,22 @@ FORMATS: Final = ("csv", "ndjson", "parquet", "arrow")
 COPY_BYTES: Final = 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file that was handed in.
+
+    Attributes:
+        label: what the one who handed it in calls it.
+        worker: the worker's name unless another is given; else the file's own name.
+    """
+
+    label: str
+    path: Path
+    worker: str = ""
+
+
 @contextmanager
-def named(files: Sequence[str], stdin_format: str | None) -> Iterator[list[Path]]:
+def named(files: Sequence[str], stdin_format: str | None) -> Iterator[list[Input]]:
     """Have every file under a path until the block ends; standard input is copied to one.
 
     Raises:
@@ -37,20 +52,25 @@ def named(files: Sequence[str], stdin_format: str | None) -> Iterator[list[Path]
     if STDIN not in files:
         if stdin_format is not None:
             raise UsageError("--format is for standard input; a file's format is told by its suffix.")
-        yield [Path(file) for file in files]
+        yield [Input(file, Path(file)) for file in files]
         return
     if list(files).count(STDIN) > 1:
         raise UsageError("Standard input can be read once only.")
     if stdin_format is None:
         raise UsageError(f"Say with --format what comes on standard input: {', '.join(FORMATS)}.")
+    if sys.stdin is None:
+        raise UsageError("Standard input is closed.")
     with tempfile.TemporaryDirectory(prefix="onerow-") as folder:
         copy = Path(folder) / f"stdin.{stdin_format}"
         with copy.open("wb") as out:
             shutil.copyfileobj(sys.stdin.buffer, out, COPY_BYTES)
-        yield [copy if file == STDIN else Path(file) for file in files]
+        yield [
+            Input("standard input", copy, worker="stdin") if file == STDIN else Input(file, Path(file))
+            for file in files
+        ]
 
 
-def derived_batch(files: Sequence[Path]) -> str:
+def derived_batch(files: Sequence[Input]) -> str:
     """Return a batch's name that says what is in the files: the same bytes, in any order, are the same batch.
 
     It is ``load-`` and 16 digits of a SHA-256: a file's own, or of several files' sorted ones.
@@ -59,7 +79,7 @@ def derived_batch(files: Sequence[Path]) -> str:
         UsageError: there is no such file.
         InputFileError: it cannot be read.
     """
-    digests = sorted(_digest(file) for file in files)
+    digests = sorted(_digest(file.path) for file in files)
     whole = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()
     return f"load-{whole.hex()[:16]}"
 
@@ -92,23 +112,23 @@ class Staging:
         self.errors: list[OnerowError] = []
         self.files: list[dict[str, Any]] = []
 
-    def stage(self, files: Sequence[Path], meter: Meter) -> None:
+    def stage(self, files: Sequence[Input], meter: Meter) -> None:
         """Stage each file as a part of its own."""
         self._store.table(self._table)  # a table that is not there is told once, not for each file
         for file in files:
-            meter.begin(f"staging {file.name}")
+            meter.begin(f"staging {file.label}")
+            worker = self._worker or file.worker or file.path.name
             try:
-                part = self._store.stage(
-                    self._table, file, batch=self._batch, worker=self._worker or file.name
-                )
+                part = self._store.stage(self._table, file.path, batch=self._batch, worker=worker)
             except OnerowError as error:
+                error.args = (error.message.replace(str(file.path), file.label),)
                 self.errors.append(error)
-                self.files.append({"file": str(file), "status": "failed", **failures.to_json(error)})
+                self.files.append({"file": file.label, "status": "failed", **failures.to_json(error)})
                 continue
-            self.parts.append(part)
+            self.parts.append(replace(part, source=file.label))
             self.files.append(
                 {
-                    "file": str(file),
+                    "file": file.label,
                     "status": part.status,
                     "part": part.part_id,
                     "worker": part.worker,

@@ -6,6 +6,7 @@ a command's module is imported when the command is invoked.
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 from importlib import import_module
@@ -70,7 +71,7 @@ class RootGroup(Group):
             ctx.fail(f"There is no command {name!r}.{advice}")
         return super().resolve_command(ctx, args)
 
-    def main(  # type: ignore[override]  # the overloads of click say no more than this
+    def main(
         self,
         args: Sequence[str] | None = None,
         prog_name: str | None = None,
@@ -110,8 +111,7 @@ class RootGroup(Group):
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
-    pairs = zip(arguments, arguments[1:], strict=False)
-    return "--output=json" in arguments or ("--output", "json") in pairs
+    return "--output=json" in arguments or ("--output", "json") in itertools.pairwise(arguments)
 
 
 @click.group(

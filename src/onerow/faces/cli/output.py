@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from onerow.faces.cli.shared import Invocation
 
-PIPED_WIDTH: Final = 120
+PIPED_WIDTH: Final = 4096
+"""Where nobody looks nothing is folded: a name stays in one piece for grep."""
+
 # Control characters, halves of surrogate pairs, line separators and marks that turn text around.
 _HARMFUL: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
@@ -42,12 +44,17 @@ def write(stream: TextIO | None, text: str) -> None:
         os.dup2(nowhere, stream.fileno())
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Say whether a person reads ``stream``."""
+    return stream is not None and stream.isatty()
+
+
 def console_of(stream: TextIO) -> Console:
     """Return a console on ``stream``; colours only on a terminal, and not with NO_COLOR."""
     from rich.console import Console
 
     plain = bool(os.environ.get("NO_COLOR")) or not stream.isatty()
-    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+    width = None if stream.isatty() else PIPED_WIDTH
     return Console(
         file=stream,
         color_system=None if plain else "auto",
@@ -111,6 +118,8 @@ class Printer:
         from rich.table import Table
         from rich.text import Text
 
+        if sys.stdout is None:  # it was closed by whoever started us
+            return
         console = console_of(sys.stdout)
         table = Table(
             box=box.SIMPLE_HEAD if console.is_terminal else None,
@@ -132,7 +141,7 @@ class Printer:
         write(sys.stdout, "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
 
     def _print(self, stream: TextIO, text: str, style: str) -> None:
-        if not (stream and stream.isatty()):  # rich is slow to import, and has nothing to add here
+        if not is_terminal(stream):  # rich is slow to import, and has nothing to add here
             write(stream, safe(text) + "\n")
             return
         from rich.text import Text

@@ -6,7 +6,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from onerow.faces.cli.output import console_of, safe
+from onerow.faces.cli.output import console_of, is_terminal, safe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -59,7 +59,7 @@ class Meter:
 @contextmanager
 def metering(asked: Invocation) -> Iterator[Meter]:
     """Show a bar until the block ends, if there is a terminal to show it on; it leaves no trace."""
-    if asked.quiet or asked.log_format == "json" or sys.stderr is None or not sys.stderr.isatty():
+    if asked.quiet or asked.log_format == "json" or not is_terminal(sys.stderr):
         yield Meter()
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

@@ -106,7 +106,7 @@ class Group(click.Group):
         self.params.extend(common_options())
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
     """A time such as 300ms, 30s, 5m, 24h or 7d, as seconds."""
 
     name = "duration"

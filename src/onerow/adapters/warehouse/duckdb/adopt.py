@@ -7,30 +7,57 @@ columns it looks at. Types that no key of ours may have, such as DOUBLE, are loo
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import duckdb
 
+from onerow.adapters.warehouse.duckdb import inspection, sql
 from onerow.adapters.warehouse.duckdb import install as installation
-from onerow.adapters.warehouse.duckdb import sql
 from onerow.adapters.warehouse.duckdb.database import Database, map_error, rows
-from onerow.adapters.warehouse.duckdb.warehouse import DuckDBWarehouse
 from onerow.core.spec import Column, TableSpec
 from onerow.core.types import ColumnType, parse_type
 from onerow.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from onerow.core.parts import PartManifest
+    from onerow.ports.warehouse import InspectRequest, TableCheck
+
+CONTROL_SCHEMA: Final = "onerow"
 
 # Partition columns whose values can be named in text; any other is compared as text.
-_PARTITION_TYPES = {
+_PARTITION_TYPES: Final = {
     "DATE": "date",
     "BOOLEAN": "bool",
     **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"), "int64"),
 }
+
+
+class ExistingTable:
+    """A table that is looked at and never merged into; it needs no control tables."""
+
+    def __init__(self, database: Database, spec: TableSpec, types: Mapping[str, str]) -> None:
+        self._database = database
+        self._types = types
+        self.spec = spec
+
+    def inspect(self, request: InspectRequest) -> TableCheck:
+        """Look for duplicates and keys in several partitions.
+
+        Raises:
+            WarehouseError: the table cannot be read.
+        """
+        control = installation.control_statements(CONTROL_SCHEMA)
+        try:
+            with self._database.open(read_only=True) as connection:
+                return inspection.inspect(connection, request, self._types, control)
+        except duckdb.Error as error:
+            raise map_error(error, f"{self._database.path} cannot be read") from error
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._database.close()
 
 
 def open_existing(
@@ -41,8 +68,8 @@ def open_existing(
     partition_column: str | None,
     id_column: str | None,
     busy_timeout_s: float,
-) -> tuple[DuckDBWarehouse, TableSpec]:
-    """Return a warehouse and a spec with which the table can be inspected, but not merged into.
+) -> ExistingTable:
+    """Return a table with a spec of the columns that it is to be checked by.
 
     Raises:
         UsageError: there is no such file, table or column; near names are told.
@@ -58,8 +85,6 @@ def open_existing(
             target, types = _look(connection, target)
     except duckdb.Error as error:
         raise map_error(error, f"{path} cannot be read") from error
-    finally:
-        database.close()
     name = ".".join(target)
     found_key = tuple(dict.fromkeys(_column(column, types, name) for column in key))
     partition = None if partition_column is None else _column(partition_column, types, name)
@@ -76,12 +101,10 @@ def open_existing(
         partition=partition,
         id_column=identifier,
     )
-    return DuckDBWarehouse(path, locate=_no_parts, busy_timeout_s=busy_timeout_s), spec
+    return ExistingTable(database, spec, types)
 
 
-def _look(
-    connection: duckdb.DuckDBPyConnection, target: tuple[str, ...]
-) -> tuple[tuple[str, ...], dict[str, str]]:
+def _look(connection: duckdb.DuckDBPyConnection, target: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the names of the table as they are written in the file, and its columns with their types."""
     schema = target[-2] if len(target) > 1 else installation.MAIN
     found = rows(
@@ -122,8 +145,3 @@ def _partition_type(engine_type: str) -> ColumnType:
     if engine_type.startswith("DECIMAL"):
         return parse_type(engine_type.lower())
     return parse_type(_PARTITION_TYPES.get(engine_type, "string"))
-
-
-def _no_parts(part: PartManifest) -> str:
-    """Stand where parts would be found: a table that is only looked at has none."""
-    raise UsageError(f"The part {part.part_id} cannot be merged into a table that is only looked at.")

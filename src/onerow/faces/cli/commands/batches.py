@@ -25,8 +25,10 @@ def batches() -> None:
 @batches.command("list")
 @table_option(required=False)
 @click.pass_obj
-def list_batches(asked: Invocation, table: str | None) -> int:
-    """List the batches that staging or the ledger knows of, the latest staged first.
+def list_batches(asked: Invocation, /, *, table: str | None) -> int:
+    """List all batches, the latest staged first.
+
+    These are the batches that staging or the ledger knows of.
 
     \b
     onerow batches list --table props
@@ -45,9 +47,15 @@ def list_batches(asked: Invocation, table: str | None) -> int:
     waiting = sum(view.state in {"staged", "partly_merged"} for view in views)
     printer.line(f"{count(len(views), 'batch', 'batches')}, {waiting:,} not wholly merged", "bold")
     if views:
-        named = [Column("table")] if several else []
         printer.table(
-            [*named, Column("batch"), Column("state"), Column("merged"), Column("rows", number=True), Column("staged at")],
+            [
+                *([Column("table")] if several else []),
+                Column("batch"),
+                Column("state"),
+                Column("merged"),
+                Column("rows", number=True),
+                Column("staged at (UTC)"),
+            ],
             [
                 (
                     *([view.table] if several else []),
@@ -67,7 +75,7 @@ def list_batches(asked: Invocation, table: str | None) -> int:
 @click.argument("batch", metavar="BATCH")
 @table_option(required=False)
 @click.pass_obj
-def show(asked: Invocation, batch: str, table: str | None) -> int:
+def show(asked: Invocation, /, *, batch: str, table: str | None) -> int:
     """Show a batch with its parts: what waits, what is merged.
 
     \b
@@ -115,10 +123,12 @@ def show(asked: Invocation, batch: str, table: str | None) -> int:
 @click.pass_obj
 def discard(
     asked: Invocation,
+    /,
+    *,
     batch: str,
     table: str | None,
     reason: str,
-    applied: bool,  # noqa: FBT001 -- click passes options by name
+    applied: bool,
     plan: str | None,
 ) -> int:
     """Give up what waits of a batch: its rows are never merged.

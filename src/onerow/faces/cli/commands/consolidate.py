@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 @click.pass_obj
 def consolidate(
     asked: Invocation,
+    /,
+    *,
     table: str,
     batch: str,
     partitions: tuple[str, ...],
     max_wait: float | None,
-    no_lock: bool,  # noqa: FBT001 -- click passes options by name
-    keep_staging: bool,  # noqa: FBT001
-    dry_run: bool,  # noqa: FBT001
+    no_lock: bool,
+    keep_staging: bool,
+    dry_run: bool,
 ) -> int:
     """Merge what waits of a batch into its table, exactly once.
 
@@ -73,9 +75,7 @@ def consolidate(
     return result.exit_code
 
 
-def _dry_run(
-    printer: Printer, store: Store, table: str, batch: str, partitions: tuple[str, ...]
-) -> int:
+def _dry_run(printer: Printer, store: Store, table: str, batch: str, partitions: tuple[str, ...]) -> int:
     """Show what waits, partition by partition."""
     from onerow.core.partitions import canonical_partition
     from onerow.faces.cli.output import Column, count

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.option("--batch", metavar="BATCH", help="Only this batch.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, help="How many entries at most (50).")
 @click.pass_obj
-def history(asked: Invocation, table: str | None, batch: str | None, limit: int) -> int:
+def history(asked: Invocation, /, *, table: str | None, batch: str | None, limit: int) -> int:
     """Show what was committed, newest first: consolidations, forced releases, discards.
 
     \b

@@ -22,6 +22,8 @@ from onerow.faces.cli.shared import DURATION, Command, Invocation, table_option
 @click.pass_obj
 def load(
     asked: Invocation,
+    /,
+    *,
     files: tuple[str, ...],
     table: str,
     batch: str | None,

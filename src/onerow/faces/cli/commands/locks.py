@@ -25,7 +25,7 @@ def locks() -> None:
 @locks.command("list")
 @click.option("--all", "include_free", is_flag=True, help="Locks that nobody holds too.")
 @click.pass_obj
-def list_locks(asked: Invocation, include_free: bool) -> int:  # noqa: FBT001 -- click passes options by name
+def list_locks(asked: Invocation, /, *, include_free: bool) -> int:
     """List who holds which lock, since when and for which batch.
 
     \b
@@ -74,7 +74,7 @@ def list_locks(asked: Invocation, include_free: bool) -> int:  # noqa: FBT001 --
 @locks.command()
 @click.argument("scope", metavar="SCOPE")
 @click.pass_obj
-def show(asked: Invocation, scope: str) -> int:
+def show(asked: Invocation, /, *, scope: str) -> int:
     """Show one lock. SCOPE is TABLE/PARTITION, or TABLE where the table has no partitions.
 
     \b
@@ -118,7 +118,7 @@ def _describe(printer: Printer, state: LockState) -> None:
 @click.option("--reason", required=True, metavar="TEXT", help="Why; it is kept in the audit.")
 @click.option("--force", is_flag=True, help="Also while its holder gives signs of life.")
 @click.pass_obj
-def force_release(asked: Invocation, scope: str, reason: str, force: bool) -> int:  # noqa: FBT001
+def force_release(asked: Invocation, /, *, scope: str, reason: str, force: bool) -> int:
     """Take a lock away from whoever holds it.
 
     Two steps: the token in the lock's record is raised, then the fence in the warehouse, so that the old

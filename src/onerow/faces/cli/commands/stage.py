@@ -20,7 +20,14 @@ from onerow.faces.cli.shared import Command, Invocation, table_option
 )
 @click.pass_obj
 def stage(
-    asked: Invocation, files: tuple[str, ...], table: str, batch: str, worker: str | None, stdin_format: str | None
+    asked: Invocation,
+    /,
+    *,
+    files: tuple[str, ...],
+    table: str,
+    batch: str,
+    worker: str | None,
+    stdin_format: str | None,
 ) -> int:
     """Stage files as parts of a batch; nothing is merged yet.
 

@@ -1,0 +1,1 @@
+"""What onerow costs, measured against the bare engine in the same run."""

@@ -1,0 +1,101 @@
+"""The documents: their code runs as it stands, and what they name exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from onerow.services.events import EVENTS
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNNABLE = ("README.md", "docs/quickstart.md", "docs/how-to/python-workers.md", "docs/how-to/adopt-a-table.md")
+BLOCK = re.compile(
+    r"(?:<!-- file: (?P<file>\S+) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$|<!-- run: (?P<run>[^>]*?) -->",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def run_command(line: str, folder: Path) -> None:
+    command, _, comment = line.partition("   # ")
+    expected = int(match[1]) if (match := re.match(r"exit (\d+)", comment)) else 0
+    words = shlex.split(command)
+    assert words[0] == "onerow", f"only onerow is run in documents: {line}"
+    done = subprocess.run(
+        [sys.executable, "-m", "onerow.faces.cli.main", *words[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        check=False,
+    )
+    assert done.returncode == expected, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_the_code_of_a_document_runs_as_it_stands(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {"__name__": "document"}
+    ran = 0
+    for block in BLOCK.finditer((ROOT / name).read_text(encoding="utf-8")):
+        if block["run"]:
+            match = re.fullmatch(r"duckdb (\S+) < (\S+)", block["run"])
+            assert match, block["run"]
+            with duckdb.connect(str(tmp_path / match[1])) as connection:
+                connection.execute((tmp_path / match[2]).read_text(encoding="utf-8"))
+        elif block["file"]:
+            (tmp_path / block["file"]).write_text(block["body"], encoding="utf-8")
+        elif block["language"] == "console":
+            for line in block["body"].splitlines():
+                assert line.startswith("$ "), f"a console block has commands only: {line}"
+                run_command(line[2:], tmp_path)
+                ran += 1
+        elif block["language"] == "python":
+            exec(compile(block["body"], name, "exec"), space)  # noqa: S102 -- that is the point
+            ran += 1
+    assert ran, f"{name} has nothing to run"
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_every_log_event_is_documented() -> None:
+    documented = set(re.findall(r"`(onerow\.\w+)` \|", (ROOT / "docs/reference/events.md").read_text(encoding="utf-8")))
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    emitted = set(re.findall(r'"(onerow\.[a-z]+_[a-z_]+)"', sources))
+    assert documented == emitted | set(EVENTS)
+
+
+def test_the_mechanisms_page_names_tests_that_exist() -> None:
+    page = (ROOT / "docs/mechanisms.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) >= 20
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^\s*def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert not named - defined
+
+
+def test_documents_name_nothing_of_this_machine() -> None:
+    for document in documents():
+        text = document.read_text(encoding="utf-8")
+        assert not re.search(r"/(work|root|tmp)/", text), document.name
