@@ -47,17 +47,21 @@ def _sorted(files: Sequence[str]) -> str:
 def _merge(files: Sequence[str], in_dates: str, *, temporary: bool) -> list[str]:
     source = "from newest" if temporary else _newest(files)
     return [
-        f"merge into x.{TABLE} as t using ({source}) as s on {_SAME_KEY} {in_dates} "
-        f"when matched and s.created_at > t.created_at then update set {_SET} "
-        f"when not matched then insert ({_COLUMNS}) values ({', '.join(f's.{name}' for name in COLUMNS)})"
+        (
+            f"merge into x.{TABLE} as t using ({source}) as s on {_SAME_KEY} {in_dates} "
+            f"when matched and s.created_at > t.created_at then update set {_SET} "
+            f"when not matched then insert ({_COLUMNS}) values ({', '.join(f's.{name}' for name in COLUMNS)})"
+        )
     ]
 
 
 def _delete_insert(in_dates: str) -> list[str]:
     return [
         f"delete from x.{TABLE} as t using newest as s where {_SAME_KEY} and s.created_at > t.created_at {in_dates}",
-        f"insert into x.{TABLE} ({_COLUMNS}) select {_COLUMNS} from newest as s "
-        f"where not exists (select 1 from x.{TABLE} as t where {_SAME_KEY} {in_dates})",
+        (
+            f"insert into x.{TABLE} ({_COLUMNS}) select {_COLUMNS} from newest as s "
+            f"where not exists (select 1 from x.{TABLE} as t where {_SAME_KEY} {in_dates})"
+        ),
     ]
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RESULTS: Final = Path(__file__).parent / "results"
 CACHE: Final = RESULTS / "cache"
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 
 TABLE: Final = "player_prop_predictions"
 KEY: Final = ("game_id", "player_lookup", "system_id", "current_points_line")
@@ -36,7 +36,8 @@ COLUMNS: Final = (
 )
 PARTS: Final = 15
 DATE_ROWS: Final = 27_198
-LARGE_DATE_ROWS: Final = 100_000
+LARGE_DATE_ROWS: Final = 95_682
+ROW_GROUP_ROWS: Final = 122_880
 BLOCK_BYTES: Final = 1 << 18
 
 CONFIG: Final = """\
@@ -109,7 +110,7 @@ class Base:
         return self.folder / "original.duckdb"
 
     def make(self) -> bool:
-        """Make the folder unless it is there; return whether it was made."""
+        """Make the folder unless it is there; return whether it was made. What was staged in it before goes."""
         shutil.rmtree(self.folder / "staging", ignore_errors=True)
         ready = self.folder / "ready.json"
         if ready.exists():
@@ -120,14 +121,12 @@ class Base:
         with onerow.open(self.config) as store:
             store.init()
         with duckdb.connect(str(self.file)) as connection:
-            *most, last, one_more = self.dates
-            for date, rows in most:
-                _load(connection, date, rows)
+            # In one thread all row groups are full. A checkpoint merges small ones at the end of the table,
+            # which costs what they hold and not what the table holds: every table here begins without any.
+            connection.execute("set threads = 1")
+            queries = (_rows_query(date, f"range({rows}) r(i)", version=0) for date, rows in self.dates)
+            connection.execute(f"insert into {TABLE} ({', '.join(COLUMNS)}) {' union all '.join(queries)}")
             connection.execute("checkpoint")
-            # The first large checkpoint after a bulk load merges the small row groups at its end, once.
-            for date, rows in (last, one_more):
-                _load(connection, date, rows)
-                connection.execute("checkpoint")
         self.file.rename(self.original)
         ready.write_text(json.dumps({"rows": self.rows}), encoding="utf-8")
         return True
@@ -153,16 +152,17 @@ class Base:
 
 
 def big(rows: int) -> Base:
-    """Return a table of about ``rows`` rows: dates of 27,198, one of them of 100,000."""
+    """Return a table of about ``rows`` rows: dates of 27,198, one of 95,682, and one that fills the last row group."""
     count = max(38, round((rows - LARGE_DATE_ROWS) / DATE_ROWS) + 1)
     large = large_date(count)
-    return Base("big", tuple((date, LARGE_DATE_ROWS if date == large else DATE_ROWS) for date in range(count)))
+    dates = [(date, LARGE_DATE_ROWS if date == large else DATE_ROWS) for date in range(count)]
+    return Base("big", (*dates, (count, -sum(size for _, size in dates) % ROW_GROUP_ROWS)))
 
 
 def small(of: Base) -> Base:
-    """Return the two dates of ``of`` that the smaller batches fall on, of the same size, and nothing else."""
-    large = large_date(len(of.dates))
-    return Base("small", ((usual_date(len(of.dates)), DATE_ROWS), (large, LARGE_DATE_ROWS)))
+    """Return the two dates of ``of`` that the smaller batches fall on and nothing else: one full row group."""
+    count = len(of.dates) - 1
+    return Base("small", ((usual_date(count), DATE_ROWS), (large_date(count), LARGE_DATE_ROWS)))
 
 
 def usual_date(count: int) -> int:
@@ -214,9 +214,12 @@ def stage(base: Base, batch: Batch, name: str, *, number: int) -> list[str]:
     return [str(base.folder / "staging" / manifest.data) for manifest in manifests]
 
 
-def _load(connection: duckdb.DuckDBPyConnection, date: int, rows: int) -> None:
-    numbers = f"(select i from range({rows}) r(i) order by hash(i, {date}))"
-    connection.execute(f"insert into {TABLE} ({', '.join(COLUMNS)}) {_rows_query(date, numbers, version=0)}")
+def sample(rows: int) -> pa.Table:
+    """Return rows of one date."""
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        query = f"select {', '.join(COLUMNS)} from ({_rows_query(0, f'range({rows}) r(i)', version=0)})"
+        return connection.execute(query).to_arrow_table()
 
 
 def _rows_query(date: int, numbers: str, *, version: int, earlier_s: int = 0) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,18 +77,26 @@ class CommandLine:
         assert ended.code == 0, ended
         return ended
 
-    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        """Start a command in another process."""
+    @contextmanager
+    def running(self, *arguments: str, **options: Any):
+        """Have a command running in another process; it is ended with the block."""
         options.setdefault("env", environment())
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "onerow.faces.cli.main", *arguments],
             cwd=self.folder, text=True, encoding="utf-8",
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
         )  # fmt: skip
+        try:
+            with process:
+                yield process
+                process.kill()
+        except BaseException:
+            process.kill()
+            raise
 
     def shell(self, *arguments: str, stdin: str | None = None, **options: Any) -> Ended:
         """Run a command in another process."""
-        with self.start(*arguments, **options) as process:
+        with self.running(*arguments, **options) as process:
             out, err = process.communicate(stdin, timeout=120)
         return Ended(process.returncode, out, err)
 
@@ -163,8 +170,4 @@ sys.stdin.read()
 """
 
 
-def wait_for(condition, *, timeout_s: float = 30.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not come about"
-        time.sleep(0.02)
+CONFIG_ROWS = csv_text(*(ROWS[number % 5].replace("xgb", f"s{number}") for number in range(5000)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 
 import pytest
@@ -14,7 +13,7 @@ from onerow.faces.cli import consolidations
 from onerow.faces.cli.output import Printer
 from onerow.faces.cli.shared import Invocation
 
-from .conftest import HOLD_FILE, HOLD_LOCK, csv_text, in_background, wait_for
+from .conftest import HOLD_FILE, HOLD_LOCK, csv_text, in_background
 
 
 @pytest.fixture
@@ -157,18 +156,11 @@ def test_many_partitions_are_shown_in_part(capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_while_it_waits(staged, number):
     with in_background(staged.folder, HOLD_LOCK, "2026-01-11"):
-        with staged.start(*CONSOLIDATE, "--output", "json", "-v") as process:
-            os.set_blocking(process.stderr.fileno(), False)
-            heard = ""
-
-            def waiting() -> bool:
-                nonlocal heard
-                heard += process.stderr.read() or ""
-                return "onerow.lock_waiting" in heard
-
-            wait_for(waiting)
+        with staged.running(*CONSOLIDATE, "--output", "json", "-v") as process:
+            for line in process.stderr:
+                if "onerow.lock_waiting" in line:
+                    break
             process.send_signal(number)
-            os.set_blocking(process.stderr.fileno(), True)
             out, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "interrupted: What was committed stays" in err

@@ -76,6 +76,11 @@ def predictions(count, *, seed, day=DAY, players=60):
     ]
 
 
+def quoted(name):
+    """Return a name as an identifier in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 class Bench:
     """A folder with ``onerow.toml``; remembers every row that was staged through it."""
 
@@ -153,8 +158,8 @@ class Bench:
 
     def table_rows(self):
         """Return the target's rows as the reference has them: columns in declared order, times in UTC."""
-        names = ", ".join(f'"{name}"' for name in self.spec.column_names)
-        target = ".".join(f'"{name}"' for name in self.spec.target)
+        names = ", ".join(map(quoted, self.spec.column_names))
+        target = ".".join(map(quoted, self.spec.target))
         return [
             tuple(value.replace(tzinfo=dt.UTC) if isinstance(value, dt.datetime) else value for value in row)
             for row in self.query(f"select {names} from {target}")

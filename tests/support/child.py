@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -17,12 +18,16 @@ def run(request):
 
     Args:
         request: ``config``; ``table``; ``jobs``: [batch, {options}] pairs; ``halt``: [step, signal name, which
-            time it is reached]; ``without``: steps left out, and "lease_check"; ``busy_timeout_s``; ``lease_s``.
+            time it is reached]; ``without``: steps left out, and "lease_check"; ``busy_timeout_s``; ``lease_s``;
+            ``full_disk``: [step, bytes]: from that step on no file grows beyond so many bytes.
     """
     halt_at, signal_name, countdown = request.get("halt") or ("", "SIGKILL", 1)
     left = [countdown]
+    full_at, most_bytes = request.get("full_disk") or ("", 0)
 
     def reach(step):
+        if step == full_at:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
         if step == halt_at:
             left[0] -= 1
             if left[0] == 0:

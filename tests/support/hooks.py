@@ -98,7 +98,6 @@ def hook_store(store, reach, *, without=(), busy_timeout_s=None, lease_s=None):
         "detach": database._detach,
         "turn": leases.turn,
         "retire": parts.retire,
-        "mark": parts._mark,
     }
     writing = [False]
 
@@ -133,19 +132,19 @@ def hook_store(store, reach, *, without=(), busy_timeout_s=None, lease_s=None):
         reach("committed")
         return plain["read"](connection, plan)
 
+    def one_by_one(found):
+        for part in found:
+            yield part
+            reach("retiring")
+
     def retire(found):
         reach("released")
-        count = plain["retire"](found)
+        count = plain["retire"](one_by_one(found))
         reach("retired")
         return count
-
-    def mark(*args, **kwargs):
-        made = plain["mark"](*args, **kwargs)
-        reach("retiring")
-        return made
 
     warehouse.prepare, warehouse.apply, warehouse._read_committed = prepare, apply, read_committed
     database._attach, database._detach = attach, detach
     leases.turn = turn
-    parts.retire, parts._mark = retire, mark
+    parts.retire = retire
     return store

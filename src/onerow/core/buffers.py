@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import itertools
+import struct
+from typing import Any
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+import pyarrow as pa
+
+
+def constant(kind: pa.DataType, raw: bytes) -> pa.Scalar:
+    """Return the value of a type of fixed width that has the bytes ``raw``.
+
+    Not by ``pa.scalar``: pyarrow imports pandas, if it is installed, when it first converts a Python value,
+    which takes half a second and 60 MB.
+    """
+    return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(raw)])[0]
+
+
+def text_array(*values: str) -> pa.Array:
+    """Return a string array of ``values``, without pandas (see ``constant``)."""
+    raw = [value.encode() for value in values]
+    ends = [0, *itertools.accumulate(map(len, raw))]
+    offsets = struct.pack(f"={len(ends)}i", *ends)
+    return pa.Array.from_buffers(pa.string(), len(raw), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(raw))])
 
 
 def text_bytes(array: pa.Array) -> memoryview:

@@ -8,7 +8,9 @@ bad row in a large batch does not make all of it slow.
 from __future__ import annotations
 
 import json
+import math
 import re
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
-from onerow.core.buffers import text_bytes
+from onerow.core.buffers import constant, text_array, text_bytes
 from onerow.core.kinds import (
     MAX_DAY,
     MAX_US,
@@ -45,6 +47,12 @@ if TYPE_CHECKING:
 
 SLICE_ROWS: Final = 4096
 _UTC_US: Final = pa.timestamp("us", "UTC")
+_ZERO: Final = constant(pa.float64(), struct.pack("=d", 0.0))
+_NAN: Final = constant(pa.float64(), struct.pack("=d", math.nan))
+_LARGEST_EXACT: Final = constant(pa.float64(), struct.pack("=d", MAX_EXACT_FLOAT_INT))
+_TRUE: Final = text_array(*sorted(TRUE_TEXTS))
+_FALSE: Final = text_array(*sorted(FALSE_TEXTS))
+_UTC, _NOTHING = text_array("Z", "")
 _NUL: Final = re.compile(rb"\x00")
 
 
@@ -144,7 +152,7 @@ def _unboxed(texts: pa.Array, column_type: ColumnType, box: str) -> pa.Array | N
             return None if whole is None else whole.cast(pa.int64())
         case _, "float64":
             found = texts.cast(pa.float64())
-            return pc.add(found, 0.0) if pc.all(pc.is_finite(found)).as_py() else None
+            return pc.add(found, _ZERO) if pc.all(pc.is_finite(found)).as_py() else None
         case _, "decimal":
             return _text_to_decimal(texts, arrow_type(column_type))
     return None
@@ -179,7 +187,7 @@ def _to_int64(array: pa.Array) -> pa.Array | None:
         return array.cast(pa.int64())
     if pat.is_floating(kind):
         array = array.cast(pa.float64())
-        beyond = pc.greater(pc.abs(array), float(MAX_EXACT_FLOAT_INT))
+        beyond = pc.greater(pc.abs(array), _LARGEST_EXACT)
         return None if pc.any(beyond).as_py() else array.cast(pa.int64())
     if pat.is_decimal(kind):
         return array.cast(pa.decimal128(38, 0)).cast(pa.int64())
@@ -207,9 +215,9 @@ def _to_float64(array: pa.Array) -> pa.Array | None:
 
 def _one_zero_one_nan(array: pa.Array) -> pa.Array:
     """Return floats with one representation of zero and one of NaN."""
-    array = pc.add(array, 0.0)
+    array = pc.add(array, _ZERO)
     nan = pc.is_nan(array)
-    return pc.if_else(nan, float("nan"), array) if pc.any(nan).as_py() else array
+    return pc.if_else(nan, _NAN, array) if pc.any(nan).as_py() else array
 
 
 def _to_decimal(array: pa.Array, target: pa.DataType, *, is_text: bool) -> pa.Array | None:
@@ -234,10 +242,10 @@ def _text_to_bool(array: pa.Array, *, text_mode: bool) -> pa.Array | None:
     if not text_mode:
         return None
     folded = pc.ascii_lower(array)
-    true = pc.is_in(folded, pa.array(sorted(TRUE_TEXTS)))
-    false = pc.is_in(folded, pa.array(sorted(FALSE_TEXTS)))
+    true = pc.is_in(folded, _TRUE)
+    false = pc.is_in(folded, _FALSE)
     known = pc.or_(pc.or_(true, false), array.is_null())
-    return pc.if_else(array.is_valid(), true, None) if pc.all(known).as_py() else None
+    return pc.if_else(array.is_valid(), true, pa.nulls(1, pa.bool_())[0]) if pc.all(known).as_py() else None
 
 
 def _to_date(array: pa.Array, *, is_text: bool) -> pa.Array | None:
@@ -273,7 +281,7 @@ def _text_to_timestamp(array: pa.Array) -> pa.Array | None:
         if not pc.any(zoned).as_py():
             micros = array.cast(pa.timestamp("us"))
         else:
-            with_zone = pc.if_else(zoned, array, pc.binary_join_element_wise(array, "Z", ""))
+            with_zone = pc.if_else(zoned, array, pc.binary_join_element_wise(array, _UTC, _NOTHING))
             micros = with_zone.cast(_UTC_US)
     else:
         return None

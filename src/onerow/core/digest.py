@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from onerow.core.buffers import fixed_bytes, text_bytes
+from onerow.core.buffers import constant, fixed_bytes, text_array, text_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 DIGEST_FORMAT: Final = b"onerow content 1"
 
 _WIDTHS: Final = {"int64": 8, "float64": 8, "decimal": 16, "bool": 1, "date": 4, "timestamp": 8}
+
+_MINUS_ONE: Final = constant(pa.int32(), b"\xff" * 4)
+_EMPTY: Final = text_array("")[0]
 
 
 class ContentDigest:
@@ -44,13 +47,14 @@ class ContentDigest:
             lengths, values = self._streams[number]
             array = rows.column(number)
             if column.type.kind in {"string", "json"}:
-                lengths.update(fixed_bytes(_filled(pc.binary_length(array), -1), 4))
-                values.update(text_bytes(_filled(array, "")))
+                lengths.update(fixed_bytes(_filled(pc.binary_length(array), _MINUS_ONE), 4))
+                values.update(text_bytes(_filled(array, _EMPTY)))
                 continue
             lengths.update(fixed_bytes(array.is_valid().cast(pa.uint8()), 1))
             if column.type.kind == "bool":
                 array = array.cast(pa.uint8())
-            values.update(fixed_bytes(_filled(array, 0), _WIDTHS[column.type.kind]))
+            width = _WIDTHS[column.type.kind]
+            values.update(fixed_bytes(_filled(array, constant(array.type, bytes(width))), width))
         self.rows += rows.num_rows
 
     def hexdigest(self) -> str:
@@ -64,12 +68,6 @@ class ContentDigest:
         return whole.hexdigest()
 
 
-def _filled(array: pa.Array, value: int | str) -> pa.Array:
+def _filled(array: pa.Array, value: pa.Scalar) -> pa.Array:
     """Return ``array`` with ``value`` for NULL: what stood under NULLs is gone."""
-    if array.null_count == 0:
-        return array
-    if pa.types.is_date(array.type):
-        array = array.view(pa.int32())
-    elif pa.types.is_timestamp(array.type):
-        array = array.view(pa.int64())
-    return pc.fill_null(array, pa.scalar(value, array.type))
+    return pc.fill_null(array, value) if array.null_count else array

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from onerow.core.buffers import constant
 from onerow.core.convert import BadValue, arrow_type, convert_array
 from onerow.core.partitions import encode_partition
 from onerow.errors import PartRefusedError
@@ -164,7 +165,7 @@ class RowConverter:
                 if index not in refused:
                     yield BadValue(index, f"is NULL, which a {what} cannot be", "")
         if column.type.kind == "float64" and column.name in self._spec.order_by:
-            nan = pc.fill_null(pc.is_nan(array), False)
+            nan = pc.fill_null(pc.is_nan(array), constant(pa.bool_(), b"\0"))
             for index in pc.indices_nonzero(nan).to_pylist():
                 yield BadValue(index, "is NaN, which has no place in an order (it is in order_by)", "")
 

@@ -37,10 +37,17 @@ def plain(array: pa.Array) -> pa.Array:
     if pat.is_run_end_encoded(array.type):
         array = pc.run_end_decode(array)
     if pat.is_large_string(array.type) or pat.is_string_view(array.type):
-        array = array.cast(pa.string())
+        array = _recast(array, pa.string())
     elif pat.is_large_binary(array.type) or pat.is_binary_view(array.type):
-        array = array.cast(pa.binary())
+        array = _recast(array, pa.binary())
     return array
+
+
+def _recast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    try:
+        return array.cast(kind)
+    except pa.ArrowNotImplementedError:  # pyarrow 17 has views but cannot cast them
+        return pa.array(array.to_pylist(), kind)
 
 
 def box_name(kind: pa.DataType) -> str:

@@ -250,6 +250,9 @@ class Checker:
     @contextmanager
     def waiting(self, key: str, waiter: str) -> Iterator[None]:
         """Somebody waits for a lease; it counts as waiting until it has it."""
+        held_by = (self.locks.read(key).value or {}).get("owner")
+        if held_by == waiter:
+            self.fail("efficiency", f"{waiter} waits for {key}, which it holds itself")
         self._waiters.setdefault(key, {}).setdefault(waiter, self.scheduler.now_us)
         yield
 

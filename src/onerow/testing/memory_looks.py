@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from onerow.core.plans import Merged
     from onerow.core.spec import TableSpec
+    from onerow.ports.warehouse import LedgerEntry
 
 
 class MemoryLooks:
@@ -63,14 +64,13 @@ class MemoryLooks:
     def merged(self, table: str, batch: str) -> Merged:
         """Return what the ledger names as merged of a batch."""
         return frozenset(
-            (entry.part_id, entry.partition) for entry in self._table(table).ledger if entry.batch == batch
+            (entry.part_id, entry.partition) for entry in self._ledger(table) if entry.batch == batch
         )
 
     def batches(self, table: str) -> Mapping[str, int]:
         """Return the batches that the ledger knows of, with the number of their parts."""
-        return dict(
-            Counter(batch for batch, _ in {(entry.batch, entry.part_id) for entry in self._table(table).ledger})
-        )
+        parts = {(entry.batch, entry.part_id) for entry in self._ledger(table)}
+        return dict(Counter(batch for batch, _ in parts))
 
     def record(self, entry: HistoryEntry) -> None:
         """Write an audit entry of an intervention."""
@@ -145,6 +145,13 @@ class MemoryLooks:
     def rows(self, spec: TableSpec) -> list[Row]:
         """Return the committed rows of a table."""
         return list(self._table(spec.name).rows.values())
+
+    def _ledger(self, table: str) -> tuple[LedgerEntry, ...]:
+        """Return the ledger of ``table``; a table that was never merged into has an empty one."""
+        if not self.database.tables:
+            raise not_installed(table)
+        state = self.database.tables.get(table)
+        return () if state is None else state.ledger
 
     def _table(self, table: str) -> TableState:
         if table not in self.database.tables:

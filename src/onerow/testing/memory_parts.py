@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from onerow.core.spec import TableSpec
 
+    IsMerged = Callable[[str, str, str, tuple[str | None, ...]], bool]
+
 Row = tuple[Any, ...]
 
 
@@ -67,10 +69,18 @@ class MemoryParts:
     """Parts in memory; rows are tuples of Python values in the order of the part's columns.
 
     Safe to use from several threads: every method is one step.
+
+    Args:
+        monotonic_s: the clock that retention is measured by.
+        is_merged: asks the ledger whether a part, by table, batch, identity and partitions, is merged. It is
+            asked when a part is staged again whose data is gone already.
     """
 
-    def __init__(self, *, monotonic_s: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(
+        self, *, monotonic_s: Callable[[], float] = lambda: 0.0, is_merged: IsMerged | None = None
+    ) -> None:
         self._monotonic_s = monotonic_s
+        self.is_merged: IsMerged = is_merged or (lambda table, batch, part_id, partitions: False)  # noqa: ARG005
         self._kept: dict[str, _Kept] = {}
         self._lock = threading.Lock()
 
@@ -99,10 +109,13 @@ class MemoryParts:
             return replace(receipt, status="empty", part_id="")
         with self._lock:
             kept = self._kept.get(manifest.part_id)
-            if kept is None or kept.manifest.state == "discarded":  # handed in again on purpose
-                self._kept[manifest.part_id] = _Kept(manifest, tuple(rows))
-                return receipt
-            return replace(receipt, status="already_staged" if kept.rows is not None else "already_merged")
+            if kept is not None and kept.rows is not None:
+                return replace(receipt, status="already_staged")
+            names = manifest.partition_names(partitioned=spec.partition is not None)
+            if kept is not None and self.is_merged(spec.name, batch, manifest.part_id, names):
+                return replace(receipt, status="already_merged")
+            self._kept[manifest.part_id] = _Kept(manifest, tuple(rows))
+            return receipt
 
     def batches(self, table: str) -> Sequence[str]:
         """Return the batches of ``table``, sorted."""

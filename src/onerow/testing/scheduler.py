@@ -97,6 +97,7 @@ class Actor:
     done: bool = False
     daemon: bool = False
     waiting: bool = False
+    unwanted: bool = False
     point: str = "start"
 
 
@@ -250,7 +251,7 @@ class Scheduler:
     def _yield(self, actor: Actor) -> None:
         if self._hub is not None:
             self._hub.switch()
-        if not actor.process.alive:
+        if actor.unwanted or not actor.process.alive:
             raise ProcessKilled
 
     def _runnable(self) -> list[Actor] | None:
@@ -260,7 +261,7 @@ class Scheduler:
         for actor in self.actors:
             if actor.done:
                 continue
-            if not actor.process.alive:
+            if actor.unwanted or not actor.process.alive:
                 self._resume(actor)  # it ends here, with no effect on anybody
                 return self._runnable()
             left = left or not actor.daemon
@@ -344,6 +345,7 @@ class _KeeperTask:
     process: Process
     running: bool = True
     busy: bool = False
+    actor: Actor | None = None
 
     def stop(self) -> None:
         """Stop it, and wait until what it is doing has ended, as joining a thread does."""
@@ -352,6 +354,8 @@ class _KeeperTask:
         self.running = False
         if self.busy:
             self.scheduler.wait_until(lambda: not self.busy, JOIN_US, "join keeper")
+        elif self.actor is not None:
+            self.actor.unwanted = True
 
 
 @dataclass(slots=True)
@@ -369,15 +373,13 @@ class SimulatedBackground:
 
         def keep() -> None:
             while True:
-                self.scheduler.wait_until(lambda: not task.running, round(seconds * MICROSECONDS), f"{name} waits")
-                if not task.running:
-                    return
+                self.scheduler.wait_until(None, round(seconds * MICROSECONDS), f"{name} waits")
                 task.busy = True
                 try:
-                    if not work():
+                    if not work() or not task.running:
                         return
                 finally:
                     task.busy = False
 
-        self.scheduler.spawn(self.process, f"{self.process.name}/k{self.made}", keep, daemon=True)
+        task.actor = self.scheduler.spawn(self.process, f"{self.process.name}/k{self.made}", keep, daemon=True)
         return task

@@ -107,7 +107,12 @@ class World:
         clock = StoreClock(lambda: self.scheduler.now_us)
         clock.set_drift(self.faults.drift_ppm(self.plan.store_drift_ppm))
         self.locks = MemoryLocks(clock=clock)
-        self.parts = MemoryParts(monotonic_s=lambda: self.scheduler.now_us / SECOND)
+        self.parts = MemoryParts(
+            monotonic_s=lambda: self.scheduler.now_us / SECOND,
+            is_merged=lambda table, batch, part_id, names: (
+                {(part_id, name) for name in names} <= self.warehouse.merged(table, batch)
+            ),
+        )
         database = MemoryDatabase()
         self.warehouse = self.kit.warehouse(
             parts=self.parts,

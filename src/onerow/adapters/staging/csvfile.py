@@ -15,8 +15,9 @@ from onerow.errors import InputFileError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-BLOCK_BYTES: Final = 4 * 1024 * 1024
-HEADER_BYTES: Final = 1024 * 1024
+# Small blocks take less memory at the same speed; large ones are for rows that need them.
+BLOCKS_BYTES: Final = (1024 * 1024, 64 * 1024 * 1024)
+HEADER_BYTES: Final = 512 * 1024
 MAX_RAGGED: Final = 10
 _OTHER_ENCODINGS: Final = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
@@ -57,6 +58,10 @@ class _OtherEncodingError(ValueError):
     """The file's first bytes tell that it is not UTF-8."""
 
 
+class _RowTooLongError(ValueError):
+    """A row is longer than a block."""
+
+
 def _check_encoding(head: bytes) -> None:
     encoding = _OTHER_ENCODINGS.get(head[:2])
     if encoding is not None:
@@ -85,7 +90,7 @@ class CsvSource(Source):
                         f"{self.name}: the file is empty; a CSV file begins with the names of its columns.",
                         hint="Nothing was staged. A file with only a header stages nothing and is fine.",
                     )
-                return tuple(self._reader(io.BytesIO(head + b"\n"), {}, skip_ragged=True).schema.names)
+                return tuple(self._reader(io.BytesIO(head + b"\n"), {}).schema.names)
             except UnicodeDecodeError as error:
                 raise InputFileError(
                     f"{self.name}: the header is not valid UTF-8 (byte {error.start + 1}).",
@@ -103,18 +108,36 @@ class CsvSource(Source):
             InputFileError: rows of other lengths than the header (the first ten), a quoted field that
                 is never closed, a file that ends too early.
         """
+        done = 0
+        for block_bytes in BLOCKS_BYTES:
+            try:
+                for batch in self._read(block_bytes, skip=done):
+                    done += batch.num_rows
+                    yield batch
+            except _RowTooLongError:
+                continue  # the file once more, in larger blocks, from the row on that was too long
+            else:
+                return
+        raise InputFileError(
+            f"{self.name}: a row is longer than {BLOCKS_BYTES[-1] // 1024 // 1024} MiB.",
+            hint="Write such values as Parquet or NDJSON. Nothing was staged.",
+        )
+
+    def _read(self, block_bytes: int, *, skip: int) -> Iterator[pa.RecordBatch]:
+        """Yield the rows behind the first ``skip``, which were yielded already."""
         self.close()
         self._ragged.clear()
         types = dict.fromkeys(self.column_names, pa.binary())
         try:
             self._stream = _CheckedStream(self._open_stream())
-            reader = self._reader(self._stream, types, skip_ragged=False)
+            reader = self._reader(self._stream, types, block_bytes=block_bytes)
             if tuple(reader.schema.names) != self.column_names:
                 raise InputFileError(f"{self.name}: the header has changed while it was read, or is too long.")
             for batch in reader:
                 if self._ragged:
                     break
-                yield from split(batch)
+                yield from split(batch.slice(min(skip, batch.num_rows)))
+                skip -= min(skip, batch.num_rows)
             quotes = self._stream.quotes
         except READ_ERRORS as error:
             if self._ragged:
@@ -133,16 +156,15 @@ class CsvSource(Source):
             self._stream.close()
             self._stream = None
 
-    def _reader(self, stream: Any, types: dict[str, pa.DataType], *, skip_ragged: bool) -> Any:
+    def _reader(self, stream: Any, types: dict[str, pa.DataType], *, block_bytes: int = BLOCKS_BYTES[0]) -> Any:
         def on_ragged(row: Any) -> str:
-            if not skip_ragged:
-                self._ragged.append(row)
-            return "skip" if skip_ragged or len(self._ragged) < MAX_RAGGED else "error"
+            self._ragged.append(row)
+            return "skip" if not types or len(self._ragged) < MAX_RAGGED else "error"
 
         return pa.csv.open_csv(
             stream,
             # One thread: only then Arrow knows the numbers of rows that it cannot parse.
-            read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
+            read_options=pa.csv.ReadOptions(block_size=block_bytes, use_threads=False),
             parse_options=pa.csv.ParseOptions(
                 delimiter=self._delimiter,
                 newlines_in_values=True,
@@ -169,14 +191,12 @@ class CsvSource(Source):
         )
 
     def _parse_error(self, error: BaseException) -> InputFileError:
+        """Return what is wrong; raise _RowTooLongError if it is but a row longer than a block."""
         found = self._find_open_quote()
         if found is not None:
             return self._open_quote_error(found)
         if "straddling" in str(error):
-            return InputFileError(
-                f"{self.name}: a row is longer than {BLOCK_BYTES // 1024 // 1024} MiB.",
-                hint="Write such values as Parquet or NDJSON. Nothing was staged.",
-            )
+            raise _RowTooLongError from error
         return file_error(self.name, "the file cannot be read as CSV", error)
 
     def _wrong_encoding(self, error: _OtherEncodingError) -> InputFileError:
@@ -189,7 +209,8 @@ class CsvSource(Source):
         line = self._find_open_quote() if line is None else line
         where = f"the quoted field in the row that begins in line {line}" if line else "a quoted field"
         return InputFileError(
-            f"{self.name}: {where} is never closed, or a quote stands in a field that is not quoted.",
+            f"{self.name}: {where} is never closed (or longer than {BLOCKS_BYTES[-1] // 2**20} MiB), "
+            "or a quote stands in a field that is not quoted.",
             hint='A quote within a quoted field is written twice (""). Nothing was staged.',
         )
 
@@ -226,7 +247,7 @@ class CsvSource(Source):
 
         Only for errors: it is slow, but it knows lines, where Arrow knows rows.
         """
-        limit = csv.field_size_limit(BLOCK_BYTES)
+        limit = csv.field_size_limit(2 * BLOCKS_BYTES[-1])
         try:
             with io.TextIOWrapper(
                 io.BufferedReader(_Readable(self._open_stream())), "utf-8", errors="replace", newline=""

@@ -6,7 +6,7 @@
     <root>/<slug of table>/<slug of batch>/
         <part>.<nonce>.parquet                     the rows
         <part>.json, <part>.2.json, ...            the manifest; the part exists when this does
-        <part>.<nonce>.retired                     merged: the ledger names it for all its partitions
+        <part>.<nonce>.retired                     empty: the ledger names it for all its partitions
         <part>.<nonce>.discarded                   given up by a person: reason, by, at
 
 The rows are written and synced under a temporary name, renamed into place, and then the manifest is
@@ -24,8 +24,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from onerow.adapters.staging.durable import (
     make_folder,
@@ -226,7 +227,7 @@ class FileParts:
         def discard(data: Path) -> bool:
             if marker(data, "retired").exists():
                 return False
-            changed = not marker(data, "discarded").exists() and self._mark(data, "discarded", mark)
+            changed = not marker(data, "discarded").exists() and self._mark_discarded(data, mark)
             sync_folder(data.parent)  # the mark is durable before the data goes
             remove(data)
             return changed
@@ -285,7 +286,16 @@ class FileParts:
         return changed
 
     def _retire(self, data: Path) -> bool:
-        return not marker(data, "retired").exists() and self._mark(data, "retired", {"at": self.now_text()})
+        """Make the mark, which is there or not: nobody reads it, its age is the file's, the ledger is the truth.
+
+        One sync of the folder, at the end, is enough. Should a mark be lost before, the part is told as
+        staged, which is safe: the ledger names it, and the next consolidation of the batch marks it again.
+        """
+        try:
+            marker(data, "retired").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def _purge(self, data: Path) -> bool:
         if not marker(data, "retired").exists():
@@ -293,10 +303,10 @@ class FileParts:
         sync_folder(data.parent)  # another process's mark too is durable before the data goes
         return remove(data)
 
-    def _mark(self, data: Path, kind: Literal["retired", "discarded"], content: dict[str, str]) -> bool:
+    def _mark_discarded(self, data: Path, content: dict[str, str]) -> bool:
         temporary = self.temporary(".mark")
         write_json(temporary, content)
-        return publish_exclusively(temporary, marker(data, kind))
+        return publish_exclusively(temporary, marker(data, "discarded"))
 
     def _batch_name(self, folder: Path, table: str) -> str | None:
         """Return the name of the batch whose parts are in ``folder``; its first good manifest tells."""
@@ -347,7 +357,7 @@ class FileParts:
         match = MANIFEST.fullmatch(path.name)
         if match is None or match[1] != manifest.part_id:
             raise PartCorruptError(f"The manifest {path} is one of {manifest.part_id}: it was renamed by hand.")
-        return manifest_from_json(data, state=self._state(self.data_path(manifest)), where=str(path))
+        return replace(manifest, state=self._state(self.data_path(manifest)))
 
     def _state(self, data: Path) -> PartState:
         """Return the state of a part. Data goes after the mark is made, so it is looked for first."""

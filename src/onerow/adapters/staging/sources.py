@@ -46,7 +46,11 @@ def split(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Yield ``batch`` in pieces of bounded size; a piece has at least one row."""
     if batch.num_rows == 0:
         return
-    row_bytes = max(1, batch.nbytes // batch.num_rows)
+    try:
+        size_bytes = batch.nbytes
+    except pa.ArrowException:  # pyarrow 17 does not know the size of views
+        size_bytes = 0
+    row_bytes = max(1, size_bytes // batch.num_rows)
     step = max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes))
     for start in range(0, batch.num_rows, step):
         yield batch.slice(start, step)

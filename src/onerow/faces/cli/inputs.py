@@ -153,8 +153,10 @@ class Staging:
         return min(self.errors, key=lambda error: GRAVITY.index(error.exit_code))
 
     def tell(self) -> None:
-        """Print a line for each file; errors go to standard error."""
-        for part in self.parts:
+        """Print what was staged; errors go to standard error in either format."""
+        if self._printer.json:
+            self._printer.document(self.to_json())
+        for part in self.parts if not self._printer.json else []:
             self._printer.line(_said(part), "" if part.status == "staged" else "dim")
         for error in self.errors:
             failures.tell(self._printer, error)

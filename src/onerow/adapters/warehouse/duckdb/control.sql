@@ -91,7 +91,7 @@ insert into control.history (
     action, table_name, batch, consolidation, attempt, unlocked, holder, merge_s, verify_s, reason, committed_at,
     partition, token, parts, rows_staged, rows_inserted, rows_updated, rows_unchanged, rows_superseded
 )
-select ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, get_current_timestamp() at time zone 'UTC',
+select ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, make_timestamp(epoch_us(get_current_timestamp())),
     unnest(?), unnest(?), unnest(?), unnest(?), unnest(?), unnest(?), unnest(?), unnest(?);
 
 -- name: read_committed

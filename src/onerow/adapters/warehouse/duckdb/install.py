@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+import duckdb
+
 from onerow.adapters.warehouse.duckdb import sql
-from onerow.adapters.warehouse.duckdb.database import rows
+from onerow.adapters.warehouse.duckdb.database import map_error, rows
 from onerow.errors import ConfigurationError, LockStoreMismatchError, NotInstalledError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import duckdb
     from sqlglot import exp
 
     from onerow.core.spec import Column, TableSpec
@@ -28,6 +31,7 @@ _HARMLESS: Final[dict[str, frozenset[str]]] = {
 }
 
 
+@lru_cache
 def control_statements(schema: str) -> Mapping[str, str]:
     """Return the statements of ``control.sql`` on the control tables of ``schema``."""
     tables = {f"control.{name}": sql.table(sql.DATABASE, schema, name) for name in CONTROL_TABLES}
@@ -36,7 +40,7 @@ def control_statements(schema: str) -> Mapping[str, str]:
     }
     namespace = sql.table(sql.DATABASE, schema).sql(sql.DIALECT)
     statements["create_schema"] = f"CREATE SCHEMA IF NOT EXISTS {namespace}"
-    return statements
+    return MappingProxyType(statements)
 
 
 def schema_of(spec: TableSpec) -> str:
@@ -49,22 +53,23 @@ def target_table(spec: TableSpec) -> exp.Table:
     return sql.table(sql.DATABASE, schema_of(spec), spec.target[-1])
 
 
-def target_types(
-    connection: duckdb.DuckDBPyConnection, spec: TableSpec, control: Mapping[str, str]
-) -> dict[str, str]:
+def target_types(connection: duckdb.DuckDBPyConnection, spec: TableSpec) -> dict[str, str]:
     """Return the target's columns with their engine types.
 
     Raises:
         NotInstalledError: there is no such table, or it lacks a declared column.
     """
-    found = rows(
-        connection, control["read_target_columns"], sql.DATABASE, schema_of(spec), spec.target[-1]
-    )
-    if not found:
+    # Asking for no rows tells the types at once; duckdb_columns() would describe every column of the file.
+    nothing = sql.exp.select(sql.exp.Star()).from_(target_table(spec)).limit(sql.exp.Literal.number(0))
+    try:
+        described = connection.execute(nothing.sql(sql.DIALECT)).description
+    except duckdb.CatalogException as error:
         raise NotInstalledError(
             f"There is no table {'.'.join(spec.target)} in the warehouse.", hint="Run `onerow init`."
-        )
-    types = {name: data_type for name, data_type, _ in found}
+        ) from error
+    except duckdb.Error as error:
+        raise map_error(error, f"the table {'.'.join(spec.target)} cannot be described") from error
+    types = {name: str(data_type) for name, data_type, *_ in described or []}
     extra = [name for name in types if name not in spec.by_name]
     if extra:
         raise ConfigurationError(

@@ -142,6 +142,12 @@ def _stage_statement(
 
 
 def _pieces(spec: TableSpec, seed: int) -> dict[str, sql.Piece]:
+    """Return the pieces that depend on the table alone, in a dictionary to add to; whoever renders copies them."""
+    return dict(_pieces_of_table(spec, seed))
+
+
+@lru_cache
+def _pieces_of_table(spec: TableSpec, seed: int) -> Mapping[str, sql.Piece]:
     order = spec.comparison[: len(set(spec.order_by))]
     return {
         "partition": _partition(spec),
@@ -216,9 +222,12 @@ def prepare(
     repeated = keys != sum(tally.winners for tally in tallies.values())
     if repeated:
         connection.execute(statements["collect_losers"])
-        connection.execute(statements["drop_losers"])
-        for value, winners, _ in rows(connection, statements["count_staged"]):
-            tallies[_name(spec, value)].winners = winners
+        (dropped,) = row(connection, statements["drop_losers"])
+        for value, losers in rows(connection, statements["count_losers"]):
+            tallies[_name(spec, value)].winners -= losers
+            dropped -= losers
+        if dropped:
+            raise WarehouseError("The engine removed other rows of the batch than those it was told to.")
         if keys != sum(tally.winners for tally in tallies.values()):
             raise HashCollisionError("Two keys of the batch share a hash.")
     return PreparedMerge(plan, values, tallies, repeated, seed, time.perf_counter() - began_s)

@@ -26,6 +26,9 @@ from (
 )
 qualify row_number() over (partition by $identity order by $newest_first) > 1;
 
+-- name: count_losers
+select __onerow_partition, count(*) from losers group by __onerow_partition;
+
 -- name: drop_losers
 delete from staged where rowid in (select __onerow_row from losers);
 

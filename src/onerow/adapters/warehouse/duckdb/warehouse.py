@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import duckdb
@@ -116,8 +116,9 @@ class DuckDBWarehouse:
         try:
             yield self._prepare(connection, plan, 0)
         finally:
-            for name in TEMPORARY:
-                connection.execute(f"drop table if exists {name}")
+            with suppress(duckdb.ConnectionException):  # an instance that was given up has taken them along
+                for name in TEMPORARY:
+                    connection.execute(f"drop table if exists {name}")
 
     def _prepare(self, connection: duckdb.DuckDBPyConnection, plan: MergePlan, seed: int) -> PreparedMerge:
         while True:
@@ -151,7 +152,7 @@ class DuckDBWarehouse:
         self, connection: duckdb.DuckDBPyConnection, prepared: PreparedMerge, cancellation: Cancellation
     ) -> Outcome:
         plan = prepared.plan
-        target_types = installation.target_types(connection, plan.spec, self._control)
+        target_types = installation.target_types(connection, plan.spec)
         transaction = self._transaction(
             connection,
             prepared,
@@ -297,7 +298,7 @@ class DuckDBWarehouse:
     def inspect(self, request: InspectRequest) -> TableCheck:
         """Look for duplicates and other findings."""
         with self._read() as connection:
-            types = installation.target_types(connection, request.spec, self._control)
+            types = installation.target_types(connection, request.spec)
             return inspection.inspect(connection, request, types, self._control)
 
     def probe(self, specs: Sequence[TableSpec]) -> Sequence[tuple[str, bool, str]]:

@@ -40,9 +40,9 @@ def check(
     partition_column: str | None,
     id_column: str | None,
 ) -> int:
-    """Look for duplicates and other findings in tables; change nothing.
+    """Look for duplicates and other findings in tables.
 
-    Finds keys with more than one row, keys that stand in several partitions, rows that break declared
+    Changes nothing. Finds keys with more than one row, keys that stand in several partitions, rows that break declared
     checks, and rows that the ledger does not explain. Exits with 3 if there is anything, with 1 if a
     check could not run.
 

@@ -17,10 +17,10 @@ from onerow.faces.cli.shared import DURATION, Command, Invocation
 @click.option("--apply", "applied", is_flag=True, help="Do it. Without this the plan is shown.")
 @click.pass_obj
 def gc(asked: Invocation, /, *, older_than: float | None, applied: bool) -> int:
-    """Remove the data of parts that were merged long ago, and what crashed writers have left behind.
+    """Remove the data of parts that were merged long ago.
 
-    Only parts that the ledger still names as merged for all their partitions go, by identity. Shows its
-    plan and does nothing, until it is given --apply.
+    What crashed writers have left behind goes too. Only parts that the ledger still names as merged for all
+    their partitions go, by identity. Shows its plan and does nothing, until it is given --apply.
 
     \b
     onerow gc

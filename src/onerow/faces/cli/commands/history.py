@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(min=1), default=50, help="How many entries at most (50).")
 @click.pass_obj
 def history(asked: Invocation, /, *, table: str | None, batch: str | None, limit: int) -> int:
-    """Show what was committed, newest first: consolidations, forced releases, discards.
+    """Show what was committed, newest first.
+
+    These are consolidations, forced releases of locks, and discards of batches.
 
     \b
     onerow history --table props --limit 10

@@ -57,7 +57,5 @@ def stage(
     ):
         staging = inputs.Staging(store, printer, table=table, batch=batch, worker=worker)
         staging.stage(paths, meter)
-    if printer.json:
-        printer.document(staging.to_json())
-    staging.tell() if not printer.json else None
+    staging.tell()
     return staging.gravest.exit_code if staging.errors else 0

@@ -1,0 +1,20 @@
+"""What every warehouse has to do: all checks of the port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onerow.testing.conformance import warehouse_looking, warehouse_merging, warehouse_outcomes, warehouse_protocol
+from onerow.testing.conformance.asking import Checks
+
+if TYPE_CHECKING:
+    from onerow.testing.conformance.harness import WarehouseHarness
+
+CHECKS: Checks[WarehouseHarness] = Checks(
+    [
+        *warehouse_merging.CHECKS,
+        *warehouse_looking.CHECKS,
+        *warehouse_protocol.CHECKS,
+        *warehouse_outcomes.CHECKS,
+    ]
+)
