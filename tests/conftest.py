@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+
 from support.bench import Bench
 from support.processes import Processes, Zygote
 
@@ -34,5 +35,5 @@ def processes(_zygote, tmp_path):
 def _plain_environment(monkeypatch):
     """The developer's own settings must not reach the tests."""
     for name in [name for name in os.environ if name.startswith("ONEROW_")]:
-        if name not in {"ONEROW_TEST_SLOW"}:
+        if name != "ONEROW_TEST_SLOW":
             monkeypatch.delenv(name)

@@ -8,6 +8,7 @@ to the file. Every mistake is a ConfigurationError that names file and place.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import tomllib
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 CONFIG_NAME = "onerow.toml"
 MIN_LEASE_S = 0.5
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", re.ASCII)
 
 
 def parse_duration(value: object) -> float:
@@ -37,7 +38,7 @@ def parse_duration(value: object) -> float:
     Raises:
         ValueError: it says none.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
     if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
         return float(match[1]) * _UNITS[match[2]]
@@ -243,13 +244,15 @@ def companion_locks(warehouse: Url) -> Url:
     if warehouse.scheme == "duckdb" and warehouse.path is not None:
         path = warehouse.path.with_suffix(".locks.sqlite")
         return Url("sqlite", f"sqlite:///{path}", path=path)
-    raise ConfigurationError(f"Name the lock store: {warehouse.scheme!r} has no natural companion.")
+    raise ConfigurationError(
+        f"{warehouse} has no natural lock store.", hint='Name one: locks = "sqlite:///NAME.locks.sqlite".'
+    )
 
 
 def split_target(text: str) -> tuple[str, ...]:
     """Split ``schema.table`` at its dots; dots inside double quotes belong to the name."""
     parts = re.findall(r'"(?:[^"]|"")*"|[^."]+', text)
-    if ".".join(parts) != text:
+    if not parts or ".".join(parts) != text:
         raise ConfigurationError(f'{text!r} is no table name; write table, schema.table or "a.b".table.')
     return tuple(part[1:-1].replace('""', '"') if part.startswith('"') else part for part in parts)
 

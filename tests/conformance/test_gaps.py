@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from onerow.testing.conformance import lockstore, partstore, warehouse
-
 from conformance.backends import GAPS, LOCK_STORES, PART_STORES, WAREHOUSES
+from onerow.testing.conformance import lockstore, partstore, warehouse
 
 
 def test_every_gap_names_a_backend_a_check_and_a_reason():

@@ -8,6 +8,7 @@ import signal
 import time
 
 import pytest
+
 from support.bench import DAY, predictions
 from support.hooks import STEPS
 

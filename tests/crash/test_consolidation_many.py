@@ -6,6 +6,7 @@ import datetime as dt
 from collections import Counter
 
 import pytest
+
 from support.bench import DAY, Bench, predictions
 
 TOGETHER = ("opened", "SIGSTOP")

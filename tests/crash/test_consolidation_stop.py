@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+
 from support.bench import predictions
 
 LEASE_S = 0.6

@@ -11,9 +11,11 @@ import threading
 import time
 from decimal import Decimal
 
-import onerow
 import pytest
+
+import onerow
 from onerow.adapters.clock import SystemClock
+from onerow.core.partitions import Scope
 from support.bench import DAY, MIDNIGHT, consolidate_all, prediction, predictions
 from support.hooks import hook_store
 
@@ -140,6 +142,35 @@ def test_failure_04_no_renewal(bench):
         assert seen[0].held_for_s > lease_s
         assert result.partitions[0].token == seen[0].token
     bench.audit()
+
+
+def test_failure_04_a_renewal_looks_while_further_leases_are_still_taken(bench):
+    with bench.open() as store, store.lock("predictions", "2026-01-10") as held:
+        (grant,) = held._grants.values()
+
+        class Meanwhile:
+            """A grant beside which another one appears while it is looked at."""
+
+            @property
+            def confirmed_s(self):
+                held._grants[Scope("predictions", "2026-01-12")] = grant
+                return grant.confirmed_s
+
+        held._grants[Scope("predictions", "2026-01-11")] = Meanwhile()
+        held.raise_if_cancelled()
+        for day in ("2026-01-11", "2026-01-12"):
+            del held._grants[Scope("predictions", day)]
+
+
+def test_failure_04_a_lease_that_is_lost_is_not_reported_as_renewed(bench, caplog):
+    caplog.set_level("INFO", logger="onerow")
+    with bench.open() as store, store.lock("predictions", "2026-01-10") as held:
+        assert held.renew()
+        store.locks.force_release(SCOPE, reason="test", by="on-call", force=True)
+        caplog.clear()
+        assert not held.renew()
+        assert "onerow.lock_lost" in caplog.messages
+        assert "onerow.lock_renewed" not in caplog.messages
 
 
 # --- 5 -------------------------------------------------------------------------------------

@@ -6,10 +6,11 @@ import tempfile
 from datetime import timedelta
 from pathlib import Path
 
-import onerow
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+import onerow
 from support.arena import QUICK, Arena
 from support.bench import DAY, PREDICTIONS, predictions
 from support.reference import newest_rows

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 
 import pytest
+
 from support.bench import Bench
 from support.datasets import football, read_csv, typed
 from support.reference import newest_rows

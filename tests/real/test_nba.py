@@ -7,6 +7,7 @@ import random
 from collections import Counter, defaultdict
 
 import pytest
+
 from support.bench import Bench
 from support.datasets import (
     BOX_COLUMNS,

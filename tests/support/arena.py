@@ -7,6 +7,7 @@ import shutil
 
 import duckdb
 from hypothesis import HealthCheck, settings
+
 from support.bench import Bench
 
 QUICK = settings(

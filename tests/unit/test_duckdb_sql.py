@@ -8,8 +8,9 @@ from collections import Counter
 from decimal import Decimal
 
 import duckdb
-import onerow
 import pytest
+
+import onerow
 from onerow.adapters.warehouse.duckdb import install, sql
 from onerow.core.types import parse_type
 from support.bench import Bench, quoted

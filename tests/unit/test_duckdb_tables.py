@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime as dt
 
 import duckdb
-import onerow
 import pytest
+
+import onerow
 from onerow.errors import LockStoreMismatchError, NotInstalledError
 from support.bench import DAY, PREDICTIONS, Bench, consolidate_all, prediction, predictions
 
@@ -239,7 +240,7 @@ def test_a_guard_that_is_not_one_row_fails_loudly(bench, spoil):
         bench.stage_batch(store, "b", parts=1)
         result = store.consolidate("predictions", "b")
         assert (result.status, result.error_kind) == ("failed", "not_installed")
-        facts = dict((what, well) for what, well, _ in store.ports.warehouse.probe([bench.spec]))
+        facts = {what: well for what, well, _ in store.ports.warehouse.probe([bench.spec])}
         assert facts["table predictions"] is False
     assert bench.query("select count(*) from predictions") == [(0,)]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 
 import duckdb
-import onerow
 import pytest
+
+import onerow
 from onerow.adapters.warehouse.duckdb import merge, sql
 from onerow.core import leases as core
 from onerow.core.plans import Committed, Refused, Unknown

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onerow.core.partitions import Scope, canonical_partition
@@ -37,6 +37,7 @@ from onerow.errors import (
     BatchNotFoundError,
     DataError,
     DuplicatesError,
+    LockAcquisitionError,
     OnerowError,
     OutcomeUnknownError,
     PartGoneError,
@@ -45,7 +46,7 @@ from onerow.errors import (
     VerificationError,
 )
 from onerow.services.events import emit
-from onerow.services.group import Group, facts_of, tell_commit, tell_failure
+from onerow.services.group import Group, Run, facts_of, tell_commit, tell_failure
 from onerow.services.leases import Unlocked
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Consolidator:
         """
         spec, batch = request.spec, request.batch
         partitioned = spec.partition is not None
-        run = self._ids.new_id("c")
+        run = Run(self._ids.new_id("c"))
         found = self._parts.parts(spec.name, batch)
         parts = [part for part in found if part.state != "discarded"]
         merged = self._warehouse.merged(spec.name, batch)
@@ -143,21 +144,34 @@ class Consolidator:
         results.sort(key=lambda result: result.partition or "")
         status, error, kind = summarise(tuple(results))
         return ConsolidationResult(
-            run, spec.name, batch, status, tuple(results), parts_removed=removed, error=error, error_kind=kind
+            run.identity, spec.name, batch, status, tuple(results), parts_removed=removed, error=error, error_kind=kind
         )
 
     def _consolidate_group(
-        self, request: Request, run: str, waiting: Waiting
+        self, request: Request, run: Run, waiting: Waiting
     ) -> tuple[list[PartitionResult], Merged]:
         """Hold the leases of a group and merge it; an error becomes the result of its partitions."""
         group = Group(request, run, dict(waiting))
         try:
             with self._hold(request, [Scope(request.spec.name, name) for name in waiting]) as leases:
                 self._merge_group(group, leases)
+        except LockAcquisitionError as error:
+            if len(waiting) > 1 and not group.transactions:
+                return self._consolidate_what_is_free(request, run, waiting)
+            group.fail_all(error)
         except OnerowError as error:
-            tell_failure(group, error)
-            group.fail(tuple(group.waiting), error)
+            group.fail_all(error)
         return group.results, frozenset(group.merged)
+
+    def _consolidate_what_is_free(
+        self, request: Request, run: Run, waiting: Waiting
+    ) -> tuple[list[PartitionResult], Merged]:
+        """Merge, one by one and without waiting again, the partitions whose lock nobody else holds."""
+        at_once = replace(request, max_wait_s=0.0)
+        done = [self._consolidate_group(at_once, run, {name: parts}) for name, parts in waiting.items()]
+        return [result for results, _ in done for result in results], frozenset().union(
+            *(merged for _, merged in done)
+        )
 
     def _merge_group(self, group: Group, leases: HeldLeases | Unlocked) -> None:
         """Try until everything that waits in the group is merged or has failed."""
@@ -262,7 +276,7 @@ class Consolidator:
         return plan_merge(
             spec=request.spec,
             batch=request.batch,
-            consolidation=group.run,
+            consolidation=group.run.identity,
             attempt=group.next_transaction(),
             holder=request.holder,
             waiting=waiting,

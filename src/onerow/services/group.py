@@ -40,10 +40,23 @@ class Request:
     keep_merged_s: float = 86_400.0
 
 
+class Run:
+    """One consolidation. Its identity and a number identify each of its transactions, over all groups."""
+
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+        self._transactions = 0
+
+    def next_transaction(self) -> int:
+        """Return a number that no other transaction of this run has."""
+        self._transactions += 1
+        return self._transactions
+
+
 class Group:
     """What is known of a group of partitions while it is being merged."""
 
-    def __init__(self, request: Request, run: str, waiting: Waiting) -> None:
+    def __init__(self, request: Request, run: Run, waiting: Waiting) -> None:
         self.request = request
         self.run = run
         self.waiting = waiting
@@ -56,9 +69,9 @@ class Group:
         self.last_refusal = ""
 
     def next_transaction(self) -> int:
-        """Return the number of the next transaction of this run in this group."""
+        """Return the number of the run's next transaction."""
         self.transactions += 1
-        return self.transactions
+        return self.run.next_transaction()
 
     def parts(self) -> list[PartManifest]:
         """Return the parts that still wait, each once."""
@@ -99,6 +112,11 @@ class Group:
                 )
             )
 
+    def fail_all(self, error: OnerowError) -> None:
+        """Record that nothing that still waits can be merged, and tell it."""
+        tell_failure(self, error)
+        self.fail(tuple(self.waiting), error)
+
     def fail(self, partitions: Sequence[str | None], error: OnerowError) -> None:
         """Record partitions that cannot be merged."""
         for partition in partitions:
@@ -124,7 +142,7 @@ def tell_failure(group: Group, error: OnerowError) -> None:
         "onerow.merge_fenced" if isinstance(error, FencedError) else "onerow.merge_failed",
         table=group.request.spec.name,
         batch=group.request.batch,
-        consolidation=group.run,
+        consolidation=group.run.identity,
         kind=error.kind,
         error=error.message,
     )

@@ -108,7 +108,8 @@ class LockDesk:
     def force_release(self, scope_text: str, *, reason: str, by: str, force: bool = False) -> ForceRelease:
         """Take the lock away: raise the token in the record, then the fence in the warehouse.
 
-        After the second step the old holder cannot commit any more, whatever it believes.
+        After the second step the old holder cannot commit any more, whatever it believes. If that step could not
+        be done, calling again does it.
 
         Raises:
             UsageError: nobody holds it, no reason is given, or the holder's renewals are fresh and
@@ -124,6 +125,9 @@ class LockDesk:
             if entry.value is None:
                 raise UsageError(f"Nobody holds the lock of {scope}; it was never taken.")
             before, record = _state(entry), core.record_from_json(entry.value)
+            if not record.held and record.forced is not None and record.forced.token == record.token:
+                # Nobody has taken it since the last forced release, whose second step may have failed: do it again.
+                return self._raise_fence(scope, before, record, by=by, reason=reason)
             if not record.held:
                 raise UsageError(f"Nobody holds the lock of {scope}; there is nothing to release.")
             if core.renewals_fresh(record, entry.now_us) and not force:

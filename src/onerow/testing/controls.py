@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from onerow.core import leases as core
 from onerow.core.plans import Committed, Refused, unmerged
 from onerow.services.consolidator import Consolidator
-from onerow.services.leases import Unlocked
-from onerow.services.leases import Leases
+from onerow.services.leases import Leases, Unlocked
 from onerow.testing.faults import FaultPlan
 from onerow.testing.memory_warehouse import LinkLostError, MemoryPrepared, MemoryWarehouse, RollbackError
 from onerow.testing.processes import SimulatedLocks
@@ -24,8 +23,8 @@ from onerow.testing.world import Kit, World
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from onerow.core.parts import PartManifest
     from onerow.core.partitions import Scope
+    from onerow.core.parts import PartManifest
     from onerow.core.plans import MergePlan, Outcome
     from onerow.core.results import ConsolidationResult
     from onerow.ports.clock import Cancellation

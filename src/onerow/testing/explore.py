@@ -2,7 +2,9 @@
 
 Two processes consolidate two batches with one and the same new key in one partition. All choices of who
 runs next are tried, and with each the fault: none, or one crash, one pause past the lease, one commit or
-one swap whose reply is lost, or one commit that arrives when its client has given up. When both are done,
+one swap whose reply is lost, one commit that arrives when its client has given up, or a lock store that
+forgets everything (without a lie of the lock store nothing but guard, deadline and ledger is needed, and
+switching the token off would break nothing). When both are done,
 faults end, every batch is consolidated once more and the final table is compared with the plain reference.
 
 It is exhaustive for this scenario in the following sense. A run is determined by its choices, so runs are
@@ -99,7 +101,9 @@ class ChosenFaults(Faults):
         """Return what strikes a process at a switch point."""
         if point in UNSEEN:
             return "nothing"
-        return self._choose(point, ("nothing", "pause") if point in CLOCK_ONLY else ("nothing", "pause", "crash"))
+        if point in CLOCK_ONLY:
+            return self._choose(point, ("nothing", "pause"))
+        return self._choose(point, ("nothing", "pause", "crash", "forget"))
 
     def commit_fate(self) -> CommitFate:
         """Return what becomes of a commit."""
@@ -164,6 +168,9 @@ class ExploredWorld(World):
                 self.scheduler.kill(actor.process)
             case "pause":
                 self.scheduler.pause(actor.process, PAUSE_US)
+            case "forget":
+                self.checker.honest_leases = False
+                self.locks.restore({})
 
     def _before_choice(self, runnable: Sequence[Actor]) -> None:
         if len(runnable) > 1:

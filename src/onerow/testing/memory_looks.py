@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
+from onerow.adapters.staging.checks import RowChecks
+from onerow.core.partitions import decode_partition, encode_partition
+from onerow.core.rows import arrow_schema
 from onerow.errors import ConfigurationError, LockStoreMismatchError, NotInstalledError
-from onerow.ports.warehouse import DuplicateKey, HistoryEntry, InspectRequest, TableCheck
+from onerow.ports.warehouse import DuplicateKey, Finding, HistoryEntry, InspectRequest, TableCheck
 from onerow.testing.memory_tables import (
     MemoryDatabase,
     Row,
     TableState,
-    Transaction,
     duplicates_in,
     layout_of,
 )
@@ -90,14 +95,14 @@ class MemoryLooks:
         return found[::-1][:limit]
 
     def inspect(self, request: InspectRequest) -> TableCheck:
-        """Look for duplicates. Declared checks are SQL, which this warehouse does not speak."""
+        """Look for duplicates, rows that break declared checks, and rows the ledger does not explain."""
         spec = request.spec
         state, layout = self._table(spec.name), layout_of(spec)
         rows = [
             row
             for row in state.rows.values()
             if (request.partition is None or layout.partition_of(row) == request.partition)
-            and (request.since is None or (layout.partition_of(row) or "") >= request.since)
+            and _is_since(row, request)
         ]
         doubled = duplicates_in(rows, layout)
         ids = None if spec.id_column is None else spec.column_names.index(spec.id_column)
@@ -105,9 +110,8 @@ class MemoryLooks:
             DuplicateKey(
                 partition=layout.partition_of(next(row for row in rows if layout.key(row) == key)),
                 key={
-                    name: None if value is None else str(value)
+                    name: None if value is None else _text(value)
                     for name, value in zip(spec.identity, key, strict=True)
-                    if name in spec.key
                 },
                 rows=count,
                 ids=() if ids is None else tuple(str(row[ids]) for row in rows if layout.key(row) == key),
@@ -121,7 +125,7 @@ class MemoryLooks:
             duplicate_keys=len(doubled),
             extra_rows=sum(count - 1 for count in doubled.values()),
             duplicates=tuple(shown),
-            findings=(),
+            findings=(*_broken_checks(rows, request), *_wandering_keys(rows, request), *_against_ledger(rows, state, request)),
         )
 
     def probe(self, specs: Sequence[TableSpec]) -> Sequence[tuple[str, bool, str]]:
@@ -157,6 +161,67 @@ class MemoryLooks:
         if table not in self.database.tables:
             raise not_installed(table)
         return self.database.tables[table]
+
+
+def _text(value: object) -> str:
+    """Return a value of a key as text; a partition's value as it is named everywhere."""
+    return encode_partition(value) if isinstance(value, bool | Decimal) else str(value)
+
+
+def _is_since(row: Row, request: InspectRequest) -> bool:
+    """Say whether a row is in the partitions from ``request.since`` on."""
+    spec = request.spec
+    if request.since is None or spec.partition is None:
+        return True
+    first = decode_partition(request.since, spec.by_name[spec.partition].type)
+    return bool(row[spec.column_names.index(spec.partition)] >= first)
+
+
+def _broken_checks(rows: Sequence[Row], request: InspectRequest) -> list[Finding]:
+    """Ask the checks of the staging, which are the only ones that speak SQL here."""
+    spec = request.spec
+    if not spec.checks or not rows:
+        return []
+    dicts = [dict(zip(spec.column_names, row, strict=True)) for row in rows]
+    batch = pa.RecordBatch.from_pylist(dicts, schema=arrow_schema(spec.columns))
+    broken = Counter(name for _, name in RowChecks(spec).violations(batch))
+    return [
+        Finding(f"check:{name}", request.partition, f"{broken[name]} rows break the check {name}.", broken[name])
+        for name, _ in spec.checks
+        if broken[name]
+    ]
+
+
+def _wandering_keys(rows: Sequence[Row], request: InspectRequest) -> list[Finding]:
+    """Find keys that stand in several partitions."""
+    spec, layout = request.spec, layout_of(request.spec)
+    if spec.partition is None or request.partition is not None:
+        return []
+    places = [spec.column_names.index(name) for name in spec.key if name != spec.partition]
+    homes: dict[Row, set[str | None]] = {}
+    for row in rows:
+        homes.setdefault(tuple(row[place] for place in places), set()).add(layout.partition_of(row))
+    count = sum(len(names) > 1 for names in homes.values()) if places else 0
+    told = f"{count} keys stand in several partitions of {spec.partition!r}."
+    return [Finding("key_in_several_partitions", None, told, count)] if count else []
+
+
+def _against_ledger(rows: Sequence[Row], state: TableState, request: InspectRequest) -> list[Finding]:
+    """Compare rows with what was inserted."""
+    if not request.against_ledger:
+        return []
+    layout = layout_of(request.spec)
+    found = Counter(layout.partition_of(row) for row in rows)
+    said: Counter[str | None] = Counter()
+    for entry in state.history:
+        said[entry.partition] += entry.rows_inserted
+    return [
+        Finding("ledger", name, f"{name}: {found[name]} rows; the ledger explains {said[name]}.", abs(found[name] - said[name]))
+        for name in sorted({*found, *said}, key=str)
+        if found[name] != said[name]
+        and (request.partition is None or name == request.partition)
+        and (request.since is None or name in found)
+    ]
 
 
 def _check_fit(spec: TableSpec, there: TableSpec) -> None:

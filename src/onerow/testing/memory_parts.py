@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from onerow.core.parts import PartManifest, StagedPart, derive_part_id
 from onerow.core.partitions import encode_partition
+from onerow.core.parts import PartManifest, StagedPart, derive_part_id
 from onerow.errors import PartCorruptError, PartGoneError
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class MemoryParts:
         self._monotonic_s = monotonic_s
         self.is_merged: IsMerged = is_merged or (lambda table, batch, part_id, partitions: False)  # noqa: ARG005
         self._kept: dict[str, _Kept] = {}
+        self._puts = 0
         self._lock = threading.Lock()
 
     def writer(
@@ -114,6 +115,8 @@ class MemoryParts:
             names = manifest.partition_names(partitioned=spec.partition is not None)
             if kept is not None and self.is_merged(spec.name, batch, manifest.part_id, names):
                 return replace(receipt, status="already_merged")
+            self._puts += 1  # data that comes later is other data: what was said of the former says nothing of it
+            manifest = replace(manifest, data=f"{manifest.data}.{self._puts}")
             self._kept[manifest.part_id] = _Kept(manifest, tuple(rows))
             return receipt
 
@@ -196,6 +199,10 @@ class MemoryParts:
         """Return nothing: a writer's rows die with it."""
         return []
 
+    def remove_remains(self, *, older_than_s: float) -> Sequence[str]:
+        """Remove nothing, and return it."""
+        return self.remains(older_than_s=older_than_s)
+
     def probe(self) -> Sequence[str]:
         """Return how much is kept."""
         return [f"{len(self._kept)} parts in memory"]
@@ -212,7 +219,8 @@ class MemoryParts:
         kept.rows = (kept.rows or ())[:-1]
 
     def _of(self, parts: Iterable[PartManifest]) -> Iterable[_Kept]:
-        return [self._kept[part.part_id] for part in parts if part.part_id in self._kept]
+        known = [(part, self._kept.get(part.part_id)) for part in parts]
+        return [kept for part, kept in known if kept is not None and kept.manifest.data == part.data]
 
 
 def _manifest(

@@ -378,7 +378,7 @@ class MemoryWarehouse(MemoryLooks):
     def _committed(
         self, plan: MergePlan, *, read_back: bool, seen: TableState | None = None
     ) -> Committed | None:
-        """Return what the ledger says of a plan; None if it does not name it."""
+        """Return what ledger and history say of a plan's transaction; None if they do not name it."""
         state = seen or self.database.tables[plan.spec.name]
         named = {
             (entry.part_id, entry.partition)
@@ -396,6 +396,9 @@ class MemoryWarehouse(MemoryLooks):
                 entry.rows_superseded,
             )
             for entry in state.history
-            if entry.consolidation == plan.consolidation and entry.partition in plan.partitions
+            if (entry.consolidation, entry.attempt) == (plan.consolidation, plan.attempt)
+            and entry.partition in plan.partitions
         }
+        if len(counts) != len(plan.tasks):
+            return None
         return Committed(counts, read_back=read_back)

@@ -27,7 +27,7 @@ MAX_STEPS = 200_000
 JOIN_US = 3_600 * MICROSECONDS
 
 
-class ProcessKilled(BaseException):  # noqa: N818 -- like GreenletExit and KeyboardInterrupt, it is no error
+class ProcessKilled(BaseException):
     """The process of this actor was killed; no ``except Exception`` may catch it."""
 
 

@@ -20,7 +20,7 @@ class SeededIds:
     """Identities and chance from a seed. Identities carry a prefix of the process, so they differ."""
 
     def __init__(self, seed: int | str, *, process: str = "") -> None:
-        self._random = random.Random(f"ids:{seed}:{process}")  # noqa: S311 -- a test's chance
+        self._random = random.Random(f"ids:{seed}:{process}")
         self._process = process
         self._made = 0
 

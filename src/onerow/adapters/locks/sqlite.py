@@ -76,9 +76,9 @@ class SqliteLocks:
             if expected:
                 row = connection.execute(
                     "update register set value = ?, version = version + 1 "
-                    "where key = ? and version = ? and value is not null "
+                    "where key = ? and cast(version as text) = ? and value is not null "
                     "returning (select now_us from clock), value, version",
-                    (text, key, int(expected)),
+                    (text, key, expected),
                 ).fetchone()
             else:
                 row = connection.execute(

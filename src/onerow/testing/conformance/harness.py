@@ -187,7 +187,7 @@ class WarehouseHarness(ABC):
         *,
         spec: TableSpec | None = None,
         token: int | Mapping[Any, int] | None = 1,
-        run: str = "run",
+        run: str = "",
         attempt: int = 1,
         partitions: Sequence[str | None] | None = None,
         lock_store: str | None = LOCKS,
@@ -207,7 +207,7 @@ class WarehouseHarness(ABC):
         return plan_merge(
             spec=spec,
             batch=batch,
-            consolidation=run,
+            consolidation=run or f"run of {batch}",
             attempt=attempt,
             holder="checker",
             waiting=waiting,

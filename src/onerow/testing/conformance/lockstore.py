@@ -108,8 +108,7 @@ def versions_never_come_back(harness: LockStoreHarness) -> None:
     store = harness.store()
     seen = []
     for _ in range(3):
-        for number in range(3):
-            seen.append(_put(store, "k", {"n": number}).version)
+        seen.extend(_put(store, "k", {"n": number}).version for number in range(3))
         deleted = store.swap("k", expected=seen[-1], value=None)
         assert deleted is not None
         assert (deleted.value, deleted.version) == (None, "")

@@ -127,7 +127,8 @@ def a_part_may_lack_columns(harness: PartStoreHarness) -> None:
     names = ("day", "k", "seq")
     writer = store.writer(SPEC, batch="b", worker="w", columns=names)
     schema = arrow_schema([SPEC.by_name[name] for name in names])
-    writer.write(pa.RecordBatch.from_pylist([{name: row[name] for name in names} for row in part_rows()], schema=schema))
+    rows = [{name: row[name] for name in names} for row in part_rows()]
+    writer.write(pa.RecordBatch.from_pylist(rows, schema=schema))
     writer.publish()
     assert only(store).columns == (("day", "date"), ("k", "string"), ("seq", "int64"))
     assert [row["k"] for row in harness.rows(only(store))] == ["k0", "k1", "k2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 
 from onerow.core.plans import AlreadyMerged, Committed
 from onerow.core.spec import Column
@@ -13,7 +14,7 @@ from onerow.errors import (
     NotInstalledError,
 )
 from onerow.ports.warehouse import InspectRequest
-from onerow.testing.conformance.asking import Checks
+from onerow.testing.conformance.asking import Checks, raises
 from onerow.testing.conformance.harness import (
     COLUMNS,
     DAY,
@@ -57,13 +58,32 @@ def install_refuses_what_does_not_fit(harness: WarehouseHarness) -> None:
         Column("seen", ColumnType("string")) if column.name == "seen" else column for column in COLUMNS
     )
     other = replace(SPEC, name="other", target=("other",))
-    try:
+    with raises(ConfigurationError) as raised:
         harness.warehouse().install([other, replace(SPEC, columns=columns)], lock_store=LOCKS, adopt_locks=False)
-    except ConfigurationError as error:
-        assert "seen" in str(error)
-    else:
-        raise AssertionError("the misfit was accepted")
+    assert "seen" in str(raised.error)
     assert list(harness.warehouse().install([other], lock_store=LOCKS, adopt_locks=False))
+
+
+@CHECKS.add
+def install_refuses_a_column_that_is_not_declared(harness: WarehouseHarness) -> None:
+    """A row is replaced whole, so the values of such a column would be lost."""
+    harness.installed()
+    narrow = replace(SPEC, columns=tuple(column for column in COLUMNS if column.name != "points"))
+    with raises(ConfigurationError) as raised:
+        harness.warehouse().install([narrow], lock_store=LOCKS, adopt_locks=False)
+    assert "points" in str(raised.error)
+
+
+@CHECKS.add
+def install_refuses_a_key_that_the_table_lacks(harness: WarehouseHarness) -> None:
+    """A column can be added, a key, partition or order column cannot: the rows that are there have none."""
+    harness.installed()
+    for role in ("key", "order_by"):
+        columns = (*COLUMNS, Column("extra", ColumnType("string")))
+        wider = replace(SPEC, columns=columns, **{role: (*getattr(SPEC, role), "extra")})
+        with raises(ConfigurationError):
+            harness.warehouse().install([wider], lock_store=LOCKS, adopt_locks=False)
+    assert list(harness.warehouse().install([SPEC], lock_store=LOCKS, adopt_locks=False)) == []
 
 
 @CHECKS.add
@@ -84,15 +104,15 @@ def install_adds_columns(harness: WarehouseHarness) -> None:
 def install_refuses_another_lock_store(harness: WarehouseHarness) -> None:
     """Two lock stores would be two locks; another one is taken only on purpose."""
     harness.installed()
-    try:
-        harness.warehouse().install([SPEC], lock_store="other", adopt_locks=False)
-    except LockStoreMismatchError:
-        pass
-    else:
-        raise AssertionError("another lock store was accepted")
-    harness.warehouse().install([SPEC], lock_store="other", adopt_locks=True)
+    more = replace(SPEC, name="more", target=("more",))
+    with raises(LockStoreMismatchError):
+        harness.warehouse().install([more, SPEC], lock_store="other", adopt_locks=False)
+    assert list(harness.warehouse().install([SPEC], lock_store="other", adopt_locks=True))
+    assert list(harness.warehouse().install([SPEC], lock_store="other", adopt_locks=True)) == []
     harness.stage("b1", "w1", [a_row()])
+    assert isinstance(refused(harness.merge("b1"), "failed").error, LockStoreMismatchError)
     assert isinstance(harness.merge("b1", lock_store="other"), Committed)
+    assert list(harness.warehouse().install([more], lock_store=LOCKS, adopt_locks=False)), "it was not created"
 
 
 @CHECKS.add
@@ -193,7 +213,7 @@ def a_plan_may_be_outdated(harness: WarehouseHarness) -> None:
 def a_clean_table_is_clean(harness: WarehouseHarness) -> None:
     """A table that was only merged into has no duplicates and no findings."""
     harness.installed()
-    harness.stage("b1", "w1", [a_row(), a_row(game_date=NEXT_DAY), a_row(player=None)])
+    harness.stage("b1", "w1", [a_row(), a_row(game_date=NEXT_DAY, player="lebron"), a_row(player=None)])
     for partition in (PARTITION, NEXT_DAY.isoformat()):
         harness.merge("b1", run=f"run-{partition}", partitions=[partition])
     check = harness.warehouse().inspect(InspectRequest(harness.spec))
@@ -225,7 +245,8 @@ def duplicates_are_found(harness: WarehouseHarness) -> None:
         InspectRequest(harness.spec, partition=PARTITION, against_ledger=False)
     )
     (found,) = check.duplicates
-    assert (found.partition, found.rows, dict(found.key)) == (PARTITION, 3, {"player": None, "line": "24.50"})
+    assert (found.partition, found.rows) == (PARTITION, 3)
+    assert dict(found.key) == {"game_date": PARTITION, "player": None, "line": "24.50"}
     assert sorted(found.ids) == ["id-0", "id-1", "id-2"]
 
 
@@ -237,3 +258,108 @@ def an_intervention_is_recorded(harness: WarehouseHarness) -> None:
     harness.warehouse().record(replace(entry, batch="b1"))
     (found,) = harness.warehouse().history(table="props", batch="b1", limit=10)
     assert (found.action, found.holder, found.reason, found.partition) == ("discard", "me", "wrong season", None)
+
+
+@CHECKS.add
+def as_many_duplicates_are_shown_as_asked_for(harness: WarehouseHarness) -> None:
+    """All are counted."""
+    harness.installed()
+    harness.foreign_insert(harness.spec, [a_row(player=f"p{number // 2}") for number in range(12)])
+    check = harness.warehouse().inspect(InspectRequest(harness.spec, limit=4))
+    assert (check.duplicate_keys, check.extra_rows, len(check.duplicates)) == (6, 6, 4)
+    assert len({found.key["player"] for found in check.duplicates}) == 4
+
+
+@CHECKS.add
+def partitions_are_looked_at_by_value(harness: WarehouseHarness) -> None:
+    """``since`` compares values, not their text; partitions are told as they are told everywhere."""
+    cases: list[tuple[ColumnType, list[object], list[str]]] = [
+        (ColumnType("int64"), [-5, 9, 10, 100], ["-5", "9", "10", "100"]),
+        (ColumnType("bool"), [False, True], ["false", "true"]),
+        (ColumnType("decimal", 12, 9), [Decimal("0.000000001"), Decimal("2.500000000")], ["0.000000001", "2.500000000"]),
+    ]
+    for kind, values, names in cases:
+        columns = tuple(replace(column, type=kind) if column.name == "game_date" else column for column in COLUMNS)
+        spec = harness.installed(replace(SPEC, name=f"by_{kind.kind}", target=(f"by_{kind.kind}",), columns=columns))
+        harness.foreign_insert(spec, [a_row(game_date=value, id=text) for value in values for text in ("a", "b")])
+        for place, name in enumerate(names):
+            request = InspectRequest(spec, since=name, against_ledger=False)
+            found = [key.partition for key in harness.warehouse().inspect(request).duplicates]
+            assert found == names[place:], kind
+            one = harness.warehouse().inspect(InspectRequest(spec, partition=name, against_ledger=False))
+            assert [(key.partition, key.rows) for key in one.duplicates] == [(name, 2)]
+            assert (one.partitions, one.rows) == (1, 2)
+
+
+@CHECKS.add
+def rows_that_break_a_check_are_found(harness: WarehouseHarness) -> None:
+    """A declared check is a finding with its name; NULL breaks none."""
+    checks = (("seen_is_positive", "seen > 0"), ("points_are_few", "points < 100 or player = 'chamberlain'"))
+    harness.installed(replace(SPEC, checks=checks))
+    rows = [a_row(seen=-1, player="a"), a_row(seen=None, player="b"), a_row(seen=0, player="c", game_date=NEXT_DAY)]
+    harness.foreign_insert(harness.spec, rows)
+
+    def look(**request: str) -> list[tuple[str, int]]:
+        check = harness.warehouse().inspect(InspectRequest(harness.spec, against_ledger=False, **request))
+        return [(finding.check, finding.rows) for finding in check.findings]
+
+    assert look() == [("check:seen_is_positive", 2)]
+    assert look(partition=PARTITION) == [("check:seen_is_positive", 1)]
+    assert look(since=NEXT_DAY.isoformat()) == [("check:seen_is_positive", 1)]
+
+
+@CHECKS.add
+def rows_that_the_ledger_does_not_explain_are_found(harness: WarehouseHarness) -> None:
+    """Somebody wrote or removed rows: a finding of the partition, unless nobody asked for it."""
+    harness.installed()
+    harness.stage("b1", "w1", [a_row(), a_row(player="lebron")])
+    harness.merge("b1")
+
+    def look(**request: object) -> list[tuple[str, str | None, int]]:
+        check = harness.warehouse().inspect(InspectRequest(harness.spec, **request))  # type: ignore[arg-type]
+        return [(finding.check, finding.partition, finding.rows) for finding in check.findings]
+
+    assert look() == []
+    harness.foreign_insert(harness.spec, [a_row(player="foreign"), a_row(game_date=NEXT_DAY, player="other")])
+    both = [("ledger", PARTITION, 1), ("ledger", NEXT_DAY.isoformat(), 1)]
+    assert look() == both
+    assert look(partition=PARTITION) == both[:1]
+    assert look(since=NEXT_DAY.isoformat()) == both[1:]
+    assert look(against_ledger=False) == []
+    harness.foreign_delete_all(harness.spec)
+    assert look() == [("ledger", PARTITION, 2)]
+
+
+@CHECKS.add
+def keys_in_several_partitions_are_found(harness: WarehouseHarness) -> None:
+    """They break no rule, but somebody may not have meant them; a key that is the partition has none."""
+    harness.installed()
+    harness.stage("b1", "w1", [a_row(), a_row(game_date=NEXT_DAY), a_row(player=None), a_row(player="lebron")])
+    harness.merge("b1")
+    check = harness.warehouse().inspect(InspectRequest(harness.spec))
+    assert [(finding.check, finding.rows) for finding in check.findings] == [("key_in_several_partitions", 1)]
+    assert check.duplicate_keys == 0
+    assert harness.warehouse().inspect(InspectRequest(harness.spec, partition=PARTITION)).findings == ()
+    for key in (("game_date",), ("player", "game_date")):
+        spec = harness.installed(replace(SPEC, name=f"daily{len(key)}", target=(f"daily{len(key)}",), key=key))
+        harness.stage("b1", "w1", [a_row(), a_row(game_date=NEXT_DAY), a_row(created_at=at(1))])
+        outcome = harness.merge("b1")
+        assert counted(outcome) == (2, 1, 0, 0, 1)
+        check = harness.warehouse().inspect(InspectRequest(spec))
+        assert (check.rows, check.duplicate_keys) == (2, 0)
+        assert len(check.findings) == len(key) - 1
+
+
+@CHECKS.add
+def looking_leaves_nothing_behind(harness: WarehouseHarness) -> None:
+    """A look between two merges of one object disturbs neither, and a table without partitions can be looked at."""
+    warehouse = harness.warehouse()
+    spec = harness.installed(replace(SPEC, partition=None))
+    for number in range(2):
+        harness.stage(f"b{number}", "w1", [a_row(player=f"p{number}")])
+        assert isinstance(harness.apply(harness.plan(f"b{number}"), on=warehouse), Committed)
+        check = warehouse.inspect(InspectRequest(spec))
+        assert (check.rows, check.partitions, check.findings) == (number + 1, 1, ())
+    harness.foreign_insert(spec, [a_row(player="p1", id="id-2")])
+    (found,) = warehouse.inspect(InspectRequest(spec, against_ledger=False)).duplicates
+    assert (found.partition, found.rows, found.key["player"]) == (None, 2, "p1")

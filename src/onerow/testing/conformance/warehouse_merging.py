@@ -365,7 +365,7 @@ def _of_kind(kind: ColumnType, values: Sequence[Any]) -> tuple[TableSpec, list[R
 def partitions_of_every_type(harness: WarehouseHarness) -> None:
     """Partitions may be text, integers, decimals, booleans or dates, odd ones too."""
     kinds: Sequence[tuple[ColumnType, Sequence[Any], Sequence[str]]] = (
-        (ColumnType("string"), ("", "a/b", "O'Hara", "é😀"), ("", "a/b", "O'Hara", "é😀")),
+        (ColumnType("string"), (" ", "a/b", "O'Hara", "é😀"), (" ", "a/b", "O'Hara", "é😀")),
         (ColumnType("int64"), (-7, 0, INT64_MAX), ("-7", "0", str(INT64_MAX))),
         (ColumnType("decimal", 6, 2), (Decimal("24.50"), Decimal("-1.00")), ("24.50", "-1.00")),
         (ColumnType("bool"), (True, False), ("true", "false")),
@@ -379,6 +379,18 @@ def partitions_of_every_type(harness: WarehouseHarness) -> None:
             assert counted(harness.merge("b1", run=f"run-{name}", partitions=[name]), name) == (1, 1, 0, 0, 0)
         assert_table(harness, rows)
         assert {name for _, name in harness.warehouse().merged(harness.spec.name, "b1")} == set(names)
+
+
+@CHECKS.add
+def an_empty_text_is_a_partition(harness: WarehouseHarness) -> None:
+    """It is another one than that of a table without partitions, in every answer."""
+    spec, rows = _of_kind(ColumnType("string"), ["", "x"])
+    harness.installed(spec)
+    part = harness.stage("b1", "w1", rows)
+    assert counted(harness.merge("b1"), "") == (1, 1, 0, 0, 0)
+    assert harness.warehouse().merged("props", "b1") == {(part.part_id, ""), (part.part_id, "x")}
+    entries = harness.warehouse().history(table="props", batch="b1", limit=9)
+    assert {entry.partition for entry in entries} == {"", "x"}
 
 
 @CHECKS.add

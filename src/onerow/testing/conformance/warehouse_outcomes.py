@@ -7,11 +7,11 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
 from onerow.core.plans import AlreadyMerged, Committed, Refused
 from onerow.errors import (
     LeaseLostError,
-    OnerowError,
 )
 from onerow.testing.conformance.asking import LONG_S, OVERLAP_S, Beside, Checks, eventually, meanwhile, together
 from onerow.testing.conformance.harness import (
@@ -27,6 +27,11 @@ from onerow.testing.conformance.harness import (
     lose_lease,
     refused,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onerow.core.plans import MergePlan, Outcome
 
 CHECKS: Checks[WarehouseHarness] = Checks()
 
@@ -143,7 +148,7 @@ def many_at_once_leave_one_row(harness: WarehouseHarness) -> None:
     def consolidate(batch: str) -> Committed:
         warehouse = harness.warehouse()
         for attempt in range(1, 50):
-            outcome = harness.apply(harness.plan(batch, token=None, run=f"run of {batch}", attempt=attempt), on=warehouse)
+            outcome = harness.apply(harness.plan(batch, token=None, attempt=attempt), on=warehouse)
             if isinstance(outcome, Committed):
                 return outcome
             assert isinstance(outcome, Refused), outcome
@@ -174,7 +179,8 @@ def one_batch_from_two_sides_is_merged_once(harness: WarehouseHarness) -> None:
     def consolidate(batch: str, side: int) -> Outcome:
         outcome: Outcome | None = None
         for attempt in range(1, 50):
-            outcome = harness.apply(harness.plan(batch, token=None, run=f"{side}", attempt=attempt, skip_ledger=True))
+            plan = harness.plan(batch, token=None, run=f"{batch}.{side}", attempt=attempt, skip_ledger=True)
+            outcome = harness.apply(plan)
             if not isinstance(outcome, Refused) or outcome.reason != "conflict":
                 return outcome
         raise AssertionError(f"lost 50 times: {outcome}")
@@ -260,6 +266,20 @@ def another_attempt_is_another_transaction(harness: WarehouseHarness) -> None:
     assert counted(found) == (1, 1, 0, 0, 0)
 
 
+@CHECKS.add
+def groups_of_one_run_are_told_apart(harness: WarehouseHarness) -> None:
+    """The transactions of a run's groups have the same number; each is told by its own partitions."""
+    harness.installed()
+    harness.stage("b1", "w1", [a_row(), a_row(game_date=NEXT_DAY), a_row(game_date=NEXT_DAY, player="lebron")])
+    plans = [harness.plan("b1", partitions=[day.isoformat()]) for day in (DAY, NEXT_DAY)]
+    refused(harness.warehouse().resolve(plans[0]), "conflict")
+    assert counted(harness.apply(plans[0])) == (1, 1, 0, 0, 0)
+    refused(harness.warehouse().resolve(plans[1]), "conflict")
+    assert counted(harness.apply(plans[1]), NEXT_DAY.isoformat()) == (2, 2, 0, 0, 0)
+    assert counted(harness.warehouse().resolve(plans[0])) == (1, 1, 0, 0, 0)
+    assert counted(harness.warehouse().resolve(plans[1]), NEXT_DAY.isoformat()) == (2, 2, 0, 0, 0)
+
+
 # --- what the engine declares ----------------------------------------------------------------
 
 
@@ -289,10 +309,8 @@ def commits_collide_over_what_is_declared(harness: WarehouseHarness) -> None:
     """Two transactions beside each other, of one scope, of one table, of two: who is independent and who is not."""
     domain = harness.warehouse().capabilities.commit_domain
     tables = [harness.installed(replace(SPEC, name=name, target=(name,))) for name in ("one", "two")]
-    for number, rows in enumerate(([a_row()], [a_row(game_date=NEXT_DAY)])):
-        for spec in tables:
-            harness.spec = spec
-            harness.stage(f"b{number}", "w1", rows)
+    harness.stage("b0", "w1", [a_row()], spec=tables[0])
+    harness.stage("b1", "w1", [a_row(game_date=NEXT_DAY)], spec=tables[0])
 
     def independent(first: tuple[int, str], second: tuple[int, str], *, hoped: bool) -> bool:
         """Say whether the second commits while the first is right before its commit, and both stay."""
@@ -317,7 +335,6 @@ def commits_collide_over_what_is_declared(harness: WarehouseHarness) -> None:
         return in_time == [True] and all(isinstance(end, Committed) for end in ends)
 
     assert independent((0, "b0"), (0, "b1"), hoped=domain == "row") == (domain == "row"), "partitions of one table"
-    harness.spec = tables[0]
     harness.stage("b2", "w1", [a_row(created_at=at(2))], spec=tables[0])
     harness.stage("b3", "w1", [a_row(created_at=at(3))], spec=tables[0])
     harness.stage("b2", "w1", [a_row(created_at=at(2))], spec=tables[1])

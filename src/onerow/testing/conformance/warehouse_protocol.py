@@ -16,6 +16,7 @@ from onerow.testing.conformance.asking import Checks, eventually, meanwhile, rai
 from onerow.testing.conformance.harness import (
     DAY,
     NEXT_DAY,
+    SPEC,
     WarehouseHarness,
     a_row,
     assert_table,

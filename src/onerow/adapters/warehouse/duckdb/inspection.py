@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import sqlglot
@@ -62,7 +63,7 @@ def inspect(
                 findings.append(
                     Finding(f"check:{name}", request.partition, f"{broken} rows break the check {name}.", broken)
                 )
-        if spec.partition is not None and request.partition is None:
+        if spec.partition is not None and request.partition is None and set(spec.key) != {spec.partition}:
             (wandering,) = row(connection, statement("wandering_keys"))
             if wandering:
                 findings.append(
@@ -120,12 +121,17 @@ def _pieces(request: InspectRequest, target_types: Mapping[str, str]) -> dict[st
 def _duplicate(spec: TableSpec, values: tuple[object, ...]) -> DuplicateKey:
     *identity, count, ids = values
     key = {
-        name: None if value is None else str(value)
+        name: None if value is None else _text(value)
         for name, value in zip(spec.identity, identity, strict=True)
     }
     partition = key.get(spec.partition) if spec.partition is not None else None
     names = tuple(str(value) for value in ids[:MAX_IDS]) if isinstance(ids, list) else ()
     return DuplicateKey(partition, key, int(str(count)), names)
+
+
+def _text(value: object) -> str:
+    """Return a value of a key as text; a partition's value as it is named everywhere."""
+    return encode_partition(value) if isinstance(value, bool | Decimal) else str(value)
 
 
 def _against_ledger(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -230,9 +231,15 @@ class DuckDBWarehouse:
         return committed
 
     def _read_committed(self, connection: duckdb.DuckDBPyConnection, plan: MergePlan) -> Committed | None:
-        found = rows(
-            connection, self._control["read_committed"], plan.spec.name, plan.consolidation, plan.attempt
-        )
+        # The groups of a run number their transactions each for itself: the partitions tell them apart.
+        partitions = {task.partition or "" for task in plan.tasks}
+        found = [
+            entry
+            for entry in rows(
+                connection, self._control["read_committed"], plan.spec.name, plan.consolidation, plan.attempt
+            )
+            if entry[0] in partitions
+        ]
         if len(found) != len(plan.tasks):
             return None
         partitioned = plan.spec.partition is not None
@@ -292,7 +299,8 @@ class DuckDBWarehouse:
         with self._read() as connection:
             found = rows(connection, self._control["read_history"], table, batch, limit)
         return [
-            HistoryEntry(action, name, partition or None, *rest) for action, name, partition, *rest in found
+            HistoryEntry(action, name, partition or None, *rest, committed_at.replace(tzinfo=dt.UTC), reason)
+            for action, name, partition, *rest, committed_at, reason in found
         ]
 
     def inspect(self, request: InspectRequest) -> TableCheck:

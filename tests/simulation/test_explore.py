@@ -1,0 +1,29 @@
+"""Every interleaving of two consolidations with at most one fault."""
+
+from __future__ import annotations
+
+import pytest
+from onerow.testing.controls import CONTROLS
+from onerow.testing.explore import ONE_BATCH_TWICE, TWO_BATCHES, explore, replay
+
+SCENARIOS = {"two_batches": TWO_BATCHES, "one_batch_twice": ONE_BATCH_TWICE}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_interleaving_breaks_an_invariant(name):
+    found = explore(scenario=SCENARIOS[name])
+    assert found.violation is None, "\n".join(found.trace)
+    assert found.complete
+    assert found.states > 5_000
+
+
+@pytest.mark.parametrize(
+    ("control", "invariant"), [("guard", {"I1"}), ("token", {"I4"}), ("ledger", {"I6"})]
+)
+def test_exploration_finds_what_is_missing(control, invariant):
+    scenario = ONE_BATCH_TWICE if control == "ledger" else TWO_BATCHES
+    found = explore(kit=CONTROLS[control].kit, scenario=scenario)
+    assert found.violation is not None
+    assert found.violation.invariant in invariant
+    assert replay(found.choices, kit=CONTROLS[control].kit, scenario=scenario) == found.trace
