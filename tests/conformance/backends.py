@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import closing
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
@@ -21,12 +21,15 @@ from onerow.adapters.staging.files import FileParts
 from onerow.adapters.warehouse.duckdb.merge import Transaction as DuckDBTransaction
 from onerow.adapters.warehouse.duckdb.warehouse import DuckDBWarehouse
 from onerow.core.rows import arrow_schema
-from onerow.testing.conformance.harness import PartStoreHarness, WarehouseHarness
+from onerow.testing.conformance.harness import SPEC, PartStoreHarness, WarehouseHarness
 from onerow.testing.conformance.lockstore import LockStoreHarness
 from onerow.testing.memory_locks import MemoryLocks
 from onerow.testing.memory_parts import MemoryParts
 from onerow.testing.memory_tables import MemoryDatabase, Transaction
 from onerow.testing.memory_warehouse import MemoryWarehouse
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ONE_PROCESS = "lives in the memory of one process; the crash tests meet real stores"
 GAPS: dict[tuple[str, str], str] = {
@@ -192,23 +195,42 @@ class MemoryRowWarehouseHarness(MemoryWarehouseHarness):
     domain = "row"
 
 
+OBJECTS = 2
+_installed: list[bytes] = []
+
+
 class DuckDBHarness(WarehouseHarness):
     transaction = DuckDBTransaction
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "warehouse.duckdb"
         self._parts = FileParts(folder / "staging", clock=SystemClock(), ids=SystemIds())
-        self._opened = []
+        self._opened, self._calls = [], 0
 
     @property
     def parts(self):
         return self._parts
 
     def warehouse(self):
-        self._opened.append(
-            DuckDBWarehouse(self.path, locate=self.locate, busy_timeout_s=30.0, transaction=self.transaction)
-        )
-        return self._opened[-1]
+        """Take turns: an object costs an instance of the engine; consecutive calls give different ones."""
+        self._calls += 1
+        if len(self._opened) < OBJECTS:
+            self._opened.append(
+                DuckDBWarehouse(self.path, locate=self.locate, busy_timeout_s=30.0, transaction=self.transaction)
+            )
+        return self._opened[self._calls % len(self._opened)]
+
+    def installed(self, spec=None, **changes):
+        """Begin with a copy of a database that holds the usual table, as install has made it once."""
+        if spec is not None or changes or self.path.exists():
+            return super().installed(spec, **changes)
+        if _installed:
+            self.path.write_bytes(_installed[0])
+            self.spec = SPEC
+        else:
+            super().installed()
+            _installed.append(self.path.read_bytes())
+        return SPEC
 
     def locate(self, part):
         return str(self._parts.verify(part))
@@ -222,8 +244,6 @@ class DuckDBHarness(WarehouseHarness):
             connection.execute("insert into onerow.fences values (?, ?, ?)", [spec.name, partition or "", token])
 
     def _connection(self):
-        for warehouse in self._opened:  # DuckDB lets one configuration at a time have a file
-            warehouse.close()
         connection = duckdb.connect(self.path)
         connection.execute("set timezone = 'UTC'")
         return closing(connection)

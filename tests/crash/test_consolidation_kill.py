@@ -20,9 +20,10 @@ BEFORE_COMMIT = STEPS[: STEPS.index("committed")]
 
 
 def kill_at(processes, bench, step, *, batch="b", times=1):
-    """Have a process die at ``step``; one that the machine made too late for its short lease is run again."""
-    for _ in range(5):
-        victim = processes.consolidator(bench, batch, halt=(step, "SIGKILL", times), lease_s=SHORT_LEASE_S)
+    """Have a process die at ``step``; one that is too slow for its short lease is run again with a longer one."""
+    for tried in range(6):
+        lease_s = SHORT_LEASE_S * 2**tried
+        victim = processes.consolidator(bench, batch, halt=(step, "SIGKILL", times), lease_s=lease_s)
         if victim.wait() == KILLED:
             return
         assert victim.answers()[0]["status"] == "fenced", victim.output()

@@ -29,11 +29,12 @@ def wait_until_expired(bench, *, scope="predictions/2026-01-10"):
 
 def pause(processes, bench, step, batch="a", **more):
     """Start a process with a short lease and return it when it stands still at ``step``."""
-    for _ in range(5):
-        child = processes.consolidator(bench, batch, halt=(step, "SIGSTOP"), lease_s=LEASE_S, **more)
+    for tried in range(6):
+        lease_s = LEASE_S * 2**tried
+        child = processes.consolidator(bench, batch, halt=(step, "SIGSTOP"), lease_s=lease_s, **more)
         try:
             return child.wait_stopped()
-        except AssertionError:  # the machine was too slow for so short a lease
+        except AssertionError:  # the machine was too slow for so short a lease: a longer one
             assert child.answers()[0]["status"] == "fenced", child.output()
     raise AssertionError(f"no process ever reached {step}")
 

@@ -3,9 +3,8 @@
 import dataclasses
 import datetime as dt
 
-from support.bench import DAY, prediction
-
 from onerow.adapters.warehouse.duckdb import warehouse as duckdb_warehouse
+from support.bench import DAY, prediction
 
 DAYS = [DAY + dt.timedelta(days=number) for number in range(5)]
 

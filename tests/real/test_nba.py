@@ -67,13 +67,13 @@ def assert_is_reference(bench, staged):
         assert store.check()[0].clean
 
 
-def weeks(rows, *, versions=1):
-    """Return rows by batches of a week each, as the scheduled runs of a season would bring them."""
+def fortnights(rows, *, versions=1):
+    """Return rows by batches of two weeks each, as the scheduled runs of a season would bring them."""
     batches = defaultdict(list)
     for row in rows:
         year, month, day = row["game_date"].split("-")
         for version in range(versions):
-            batches[f"{year}-{month}-w{(int(day) - 1) // 7}-v{version}"].append((version, row))
+            batches[f"{year}-{month}-{int(day) > 15:d}-v{version}"].append((version, row))
     return batches
 
 
@@ -84,7 +84,7 @@ def run_box_scores(processes, tmp_path, record_property, *, seasons):
     chance = random.Random(2)
     bench = Bench(tmp_path, tables=BOX_SCORES, table="box_scores")
     batches = {}
-    for batch, versioned in weeks(rows, versions=2).items():
+    for batch, versioned in fortnights(rows, versions=2).items():
         batches[batch] = []
         for version, row in versioned:
             if version and chance.random() < 0.8:
@@ -116,7 +116,7 @@ def test_points_lines_half_points_are_keys(processes, tmp_path, record_property)
     print(f"points lines: {origin} data, {len(rows)} rows")
     chance = random.Random(3)
     bench = Bench(tmp_path, tables=LINES, table="points_lines")
-    batches = {batch: [row for _, row in versioned] for batch, versioned in weeks(rows).items()}
+    batches = {batch: [row for _, row in versioned] for batch, versioned in fortnights(rows).items()}
     staged = stage_by_workers(bench, batches, LINE_COLUMNS, chance=chance)
     consolidate_twice(processes, bench, list(batches), chance=chance)
     assert_is_reference(bench, staged)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from onerow.testing.controls import CONTROLS
 from onerow.testing.explore import ONE_BATCH_TWICE, TWO_BATCHES, explore, replay
 
@@ -10,6 +11,7 @@ SCENARIOS = {"two_batches": TWO_BATCHES, "one_batch_twice": ONE_BATCH_TWICE}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a minute on a free core
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_no_interleaving_breaks_an_invariant(name):
     found = explore(scenario=SCENARIOS[name])
@@ -18,9 +20,8 @@ def test_no_interleaving_breaks_an_invariant(name):
     assert found.states > 5_000
 
 
-@pytest.mark.parametrize(
-    ("control", "invariant"), [("guard", {"I1"}), ("token", {"I4"}), ("ledger", {"I6"})]
-)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("control", "invariant"), [("guard", {"I1"}), ("token", {"I4"}), ("ledger", {"I6"})])
 def test_exploration_finds_what_is_missing(control, invariant):
     scenario = ONE_BATCH_TWICE if control == "ledger" else TWO_BATCHES
     found = explore(kit=CONTROLS[control].kit, scenario=scenario)

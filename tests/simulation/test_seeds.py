@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+
 from onerow.testing.simulate import COVERED
 from onerow.testing.world import run_seed
 

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 
 
 class Zygote:

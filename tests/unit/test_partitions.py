@@ -36,7 +36,9 @@ VALUES = {
 def test_a_value_comes_back_from_its_text(sample):
     kind, value = sample
     column_type = parse_type(kind)
-    text = encode_partition(value + 0 if isinstance(value, Decimal) else value)
+    if isinstance(value, Decimal) and value.is_zero():
+        value = value.copy_abs()  # what the row contract makes of it
+    text = encode_partition(value)
     back = decode_partition(text, column_type)
     assert back == value
     assert type(back) is type(value)
@@ -53,6 +55,7 @@ def test_a_value_comes_back_from_its_text(sample):
         ("24.5", "decimal(6,2)", "24.50"),
         ("-0.00", "decimal(6,2)", "0.00"),
         ("1e1", "decimal(6,2)", "10.00"),
+        ("12345678901234567890123456789.123456789", "decimal(38,9)", "12345678901234567890123456789.123456789"),
         ("2026-01-10", "date", "2026-01-10"),
         ("TRUE", "string", "TRUE"),
         (" a ", "string", " a "),
@@ -118,10 +121,6 @@ def spec(kind):
     return TableSpec("t", ("t",), key=("k",), order_by=("o",), columns=tuple(columns), partition=partition)
 
 
-@pytest.mark.xfail(
-    reason="the DuckDB ledger writes '' for a table without partitions, and cannot tell it from the partition ''",
-    strict=True,
-)
 def test_the_empty_text_is_a_partition_like_any_other(tmp_path):
     tables = '[tables.t]\nkey = ["k"]\npartition = "p"\norder_by = ["o"]\n[tables.t.columns]\np = "string"\nk = "string"\no = "int64"\n'
     bench = Bench(tmp_path, tables=tables, table="t")

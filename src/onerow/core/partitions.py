@@ -74,7 +74,7 @@ def decode_partition(text: str, column_type: ColumnType) -> PartitionValue:
                     value = Decimal(text)
                     exact = value.quantize(Decimal(1).scaleb(-column_type.scale))
                 if exact == value and len(exact.as_tuple().digits) <= column_type.precision:
-                    return exact + 0  # no negative zero
+                    return exact.copy_abs() if exact.is_zero() else exact  # no negative zero, no rounding
             case "string":
                 return text
     except (ValueError, InvalidOperation):

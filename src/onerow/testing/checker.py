@@ -178,9 +178,7 @@ class Checker:
         layout = layout_of(self.spec)
         for partition in touched:
             expected = self._newest.get(partition, {})
-            found = {
-                layout.key(row): row for row in after.rows.values() if layout.partition_of(row) == partition
-            }
+            found = {layout.key(row): row for row in after.rows.values() if layout.partition_of(row) == partition}
             for key, row in expected.items():
                 if key not in found:
                     self.fail("I2", f"after {label} the row of {key_text(self.spec, key)} is missing")
@@ -282,8 +280,8 @@ class Checker:
                 if (part_id, partition) not in self._merged:
                     self.fail("I2", f"part {part_id} of {manifest.batch} was never merged into {partition}")
         reference: dict[Key, Row] = {}
-        for rows in self._newest.values():
-            reference |= rows
+        for newest in self._newest.values():
+            reference |= newest
         for _, rows in self._rows.values():
             for row in rows:
                 key = layout.key(row)

@@ -16,7 +16,7 @@ from onerow.core.plans import Committed, Refused, unmerged
 from onerow.services.consolidator import Consolidator
 from onerow.services.leases import Leases, Unlocked
 from onerow.testing.faults import FaultPlan
-from onerow.testing.memory_warehouse import LinkLostError, MemoryPrepared, MemoryWarehouse, RollbackError
+from onerow.testing.memory_warehouse import MemoryPrepared, MemoryWarehouse, RollbackError
 from onerow.testing.processes import SimulatedLocks
 from onerow.testing.world import Kit, World
 
@@ -49,7 +49,7 @@ def with_foreign_writer(seed: int, scenario: Scenario, plan: FaultPlan) -> tuple
     return replace(scenario, foreign=((at_us, (row, row)),)), plan
 
 
-def healthy_with_long_merges(seed: int, scenario: Scenario, plan: FaultPlan) -> tuple[Scenario, FaultPlan]:
+def healthy_with_long_merges(_seed: int, scenario: Scenario, plan: FaultPlan) -> tuple[Scenario, FaultPlan]:
     """Let nothing fail, and merges take up to a minute."""
     calm = replace(scenario, force_releases=(), jobs=tuple(replace(job, use_lock=True) for job in scenario.jobs))
     return calm, FaultPlan(long_merges=0.5, latency=plan.latency)
@@ -61,12 +61,12 @@ def healthy_with_pauses(seed: int, scenario: Scenario, plan: FaultPlan) -> tuple
     return calm, FaultPlan(pause=0.02, long_merges=0.3)
 
 
-def without_locks(seed: int, scenario: Scenario, plan: FaultPlan) -> tuple[Scenario, FaultPlan]:
+def without_locks(_seed: int, scenario: Scenario, plan: FaultPlan) -> tuple[Scenario, FaultPlan]:
     """Let nobody take a lock."""
     return replace(scenario, jobs=tuple(replace(job, use_lock=False) for job in scenario.jobs)), plan
 
 
-def as_drawn(seed: int, scenario: Scenario, plan: FaultPlan) -> tuple[Scenario, FaultPlan]:
+def as_drawn(_seed: int, scenario: Scenario, plan: FaultPlan) -> tuple[Scenario, FaultPlan]:
     """Change nothing."""
     return scenario, plan
 
@@ -118,6 +118,7 @@ class ExpiredHolder(TokenOff):
     """Failure 1: nothing at the warehouse stops a holder whose lease has run out."""
 
     def apply(self, prepared: Prepared, cancellation: Cancellation) -> Outcome:
+        """Apply without a question."""
         del cancellation
         return super().apply(prepared, Unlocked())
 
@@ -175,24 +176,22 @@ class UnrunCheckPasses(MemoryWarehouse):
         self._chance = random.Random("unrun")
 
     def _verify(self, transaction: Transaction, prepared: MemoryPrepared) -> None:
-        try:
-            if self._chance.random() < 0.3:
-                raise LinkLostError("the check timed out")
+        could_run = self._chance.random() >= 0.3
+        if could_run:
             super()._verify(transaction, prepared)
-        except LinkLostError:
-            return
 
 
 class CheckAfterCommit(VerificationOff):
     """Failure 7: looks for duplicates when everybody can see them."""
 
     def apply(self, prepared: Prepared, cancellation: Cancellation) -> Outcome:
+        """Apply, then look."""
         outcome = super().apply(prepared, cancellation)
         if isinstance(outcome, Committed) and isinstance(prepared, MemoryPrepared):
             look = self.database.begin(prepared.plan.spec.name, "look")
             look.counts = dict(outcome.counts)
             try:
-                MemoryWarehouse._verify(self, look, prepared)
+                MemoryWarehouse._verify(self, look, prepared)  # noqa: SLF001 -- its own class's
             except RollbackError as found:
                 return found.outcome
         return outcome
@@ -263,9 +262,7 @@ CONTROLS: Mapping[str, Control] = {
         _foreign(warehouse=VerificationOff),
     ),
     "lock": Control("nobody takes a lock", frozenset(), Kit(shape=without_locks)),
-    "expired-holder": Control(
-        "an expired holder commits", frozenset({"I4"}), Kit(warehouse=ExpiredHolder), failure=1
-    ),
+    "expired-holder": Control("an expired holder commits", frozenset({"I4"}), Kit(warehouse=ExpiredHolder), failure=1),
     "careless-release": Control(
         "release frees somebody else's lock",
         frozenset({"lease"}),
@@ -302,9 +299,7 @@ CONTROLS: Mapping[str, Control] = {
     "one-date": Control(
         "rows of other dates are ignored", frozenset({"I8"}), Kit(consolidator=OneDateOnly), failure=12
     ),
-    "no-ledger": Control(
-        "nothing records what was merged", frozenset({"I6"}), Kit(warehouse=NoLedger), failure=13
-    ),
+    "no-ledger": Control("nothing records what was merged", frozenset({"I6"}), Kit(warehouse=NoLedger), failure=13),
 }
 
 

@@ -137,9 +137,7 @@ class ExploredWorld(World):
         assert self.scenario is not None
         spec, scheduler = self.kit.spec, self.scheduler
         for staging in self.scenario.stagings:
-            self.parts.put(
-                spec, batch=staging.batch, worker=staging.worker, columns=staging.columns, rows=staging.rows
-            )
+            self.parts.put(spec, batch=staging.batch, worker=staging.worker, columns=staging.columns, rows=staging.rows)
             (manifest,) = self.parts.parts(spec.name, staging.batch)
             self.checker.saw_staged(manifest, staging.rows)
             self.checker.saw_acknowledged(manifest)
@@ -171,6 +169,7 @@ class ExploredWorld(World):
             case "forget":
                 self.checker.honest_leases = False
                 self.locks.restore({})
+                self.locks.clock.step(1)  # virtual time stands meanwhile, and no two grants share a moment
 
     def _before_choice(self, runnable: Sequence[Actor]) -> None:
         if len(runnable) > 1:
@@ -196,9 +195,7 @@ class ExploredWorld(World):
             scheduler.now_us,
             tuple(sorted(self.known.items())),
             tuple(
-                (actor.name, actor.point, actor.waiting, actor.wake_us)
-                for actor in scheduler.actors
-                if not actor.done
+                (actor.name, actor.point, actor.waiting, actor.wake_us) for actor in scheduler.actors if not actor.done
             ),
             tuple((process.alive, process.paused_until_us) for process in scheduler.processes.values()),
             repr(self.locks.copy()),
@@ -261,7 +258,12 @@ def explore(
 def replay(choices: Sequence[int], *, kit: Kit | None = None, scenario: Scenario = TWO_BATCHES) -> tuple[str, ...]:
     """Return the trace of the run with these choices."""
     world = ExploredWorld(
-        0, replace(kit or Kit(), settings=SHORT_LEASES), scenario, FaultPlan(), tracing=True, choices=Choices(tuple(choices))
+        0,
+        replace(kit or Kit(), settings=SHORT_LEASES),
+        scenario,
+        FaultPlan(),
+        tracing=True,
+        choices=Choices(tuple(choices)),
     )
     world.explore()
     return tuple(world.scheduler.trace)

@@ -68,9 +68,7 @@ class MemoryLooks:
 
     def merged(self, table: str, batch: str) -> Merged:
         """Return what the ledger names as merged of a batch."""
-        return frozenset(
-            (entry.part_id, entry.partition) for entry in self._ledger(table) if entry.batch == batch
-        )
+        return frozenset((entry.part_id, entry.partition) for entry in self._ledger(table) if entry.batch == batch)
 
     def batches(self, table: str) -> Mapping[str, int]:
         """Return the batches that the ledger knows of, with the number of their parts."""
@@ -101,8 +99,7 @@ class MemoryLooks:
         rows = [
             row
             for row in state.rows.values()
-            if (request.partition is None or layout.partition_of(row) == request.partition)
-            and _is_since(row, request)
+            if (request.partition is None or layout.partition_of(row) == request.partition) and _is_since(row, request)
         ]
         doubled = duplicates_in(rows, layout)
         ids = None if spec.id_column is None else spec.column_names.index(spec.id_column)
@@ -125,7 +122,11 @@ class MemoryLooks:
             duplicate_keys=len(doubled),
             extra_rows=sum(count - 1 for count in doubled.values()),
             duplicates=tuple(shown),
-            findings=(*_broken_checks(rows, request), *_wandering_keys(rows, request), *_against_ledger(rows, state, request)),
+            findings=(
+                *_broken_checks(rows, request),
+                *_wandering_keys(rows, request),
+                *_against_ledger(rows, state, request),
+            ),
         )
 
     def probe(self, specs: Sequence[TableSpec]) -> Sequence[tuple[str, bool, str]]:
@@ -216,7 +217,12 @@ def _against_ledger(rows: Sequence[Row], state: TableState, request: InspectRequ
     for entry in state.history:
         said[entry.partition] += entry.rows_inserted
     return [
-        Finding("ledger", name, f"{name}: {found[name]} rows; the ledger explains {said[name]}.", abs(found[name] - said[name]))
+        Finding(
+            "ledger",
+            name,
+            f"{name}: {found[name]} rows; the ledger explains {said[name]}.",
+            abs(found[name] - said[name]),
+        )
         for name in sorted({*found, *said}, key=str)
         if found[name] != said[name]
         and (request.partition is None or name == request.partition)
@@ -239,12 +245,9 @@ def _check_fit(spec: TableSpec, there: TableSpec) -> None:
 
 
 def _relaid(state: TableState, spec: TableSpec) -> dict[int, Row]:
-    places = [
-        state.spec.column_names.index(name) if name in state.spec.by_name else None for name in spec.column_names
-    ]
+    places = [state.spec.column_names.index(name) if name in state.spec.by_name else None for name in spec.column_names]
     return {
-        number: tuple([None if place is None else row[place] for place in places])
-        for number, row in state.rows.items()
+        number: tuple([None if place is None else row[place] for place in places]) for number, row in state.rows.items()
     }
 
 

@@ -76,18 +76,14 @@ class MemoryParts:
             asked when a part is staged again whose data is gone already.
     """
 
-    def __init__(
-        self, *, monotonic_s: Callable[[], float] = lambda: 0.0, is_merged: IsMerged | None = None
-    ) -> None:
+    def __init__(self, *, monotonic_s: Callable[[], float] = lambda: 0.0, is_merged: IsMerged | None = None) -> None:
         self._monotonic_s = monotonic_s
         self.is_merged: IsMerged = is_merged or (lambda table, batch, part_id, partitions: False)  # noqa: ARG005
         self._kept: dict[str, _Kept] = {}
         self._puts = 0
         self._lock = threading.Lock()
 
-    def writer(
-        self, spec: TableSpec, *, batch: str, worker: str, columns: Sequence[str]
-    ) -> MemoryPartWriter:
+    def writer(self, spec: TableSpec, *, batch: str, worker: str, columns: Sequence[str]) -> MemoryPartWriter:
         """Begin a part."""
         return MemoryPartWriter(self, spec, batch, worker, tuple(columns))
 
@@ -223,9 +219,7 @@ class MemoryParts:
         return [kept for part, kept in known if kept is not None and kept.manifest.data == part.data]
 
 
-def _manifest(
-    spec: TableSpec, batch: str, worker: str, columns: tuple[str, ...], rows: Sequence[Row]
-) -> PartManifest:
+def _manifest(spec: TableSpec, batch: str, worker: str, columns: tuple[str, ...], rows: Sequence[Row]) -> PartManifest:
     typed = tuple((name, str(spec.by_name[name].type)) for name in columns)
     digest = _digest(typed, rows)
     if spec.partition is None:

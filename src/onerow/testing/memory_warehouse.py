@@ -242,13 +242,14 @@ class MemoryWarehouse(MemoryLooks):
                     existing[key] = (number, row)
             inserted = updated = unchanged = superseded = 0
             for key, candidate in prepared.candidates[task.partition].items():
-                number, row = existing.get(key, (-1, None))
                 superseded += candidate.older
-                if row is None:
+                if key not in existing:
                     transaction.inserted.append(candidate.row)
                     inserted += 1
                     unchanged += candidate.same - 1
-                elif self._is_newer(candidate.row, row, layout):
+                    continue
+                number, row = existing[key]
+                if self._is_newer(candidate.row, row, layout):
                     transaction.updated[number] = candidate.row
                     updated += 1
                     unchanged += candidate.same - 1
@@ -362,9 +363,7 @@ class MemoryWarehouse(MemoryLooks):
                 transaction = self.database.begin(spec.name, f"fence {scope}")
                 transaction.guards.add(self._guard_of(scope.partition))
                 transaction.fences.append((scope.partition, token))
-                entry = audit(
-                    "force_release", spec.name, scope.partition, by=by, reason=reason, at=self._utc_now()
-                )
+                entry = audit("force_release", spec.name, scope.partition, by=by, reason=reason, at=self._utc_now())
                 transaction.history.append(replace(entry, token=token))
                 self._switch("commit")
                 self._deliver(partial(self.database.commit, transaction))
@@ -375,15 +374,11 @@ class MemoryWarehouse(MemoryLooks):
             return self.database.tables[spec.name].fence(scope.partition)
         raise WarehouseBusyError(f"The fence of {scope} could not be raised: {FENCE_TRIES} conflicts.")
 
-    def _committed(
-        self, plan: MergePlan, *, read_back: bool, seen: TableState | None = None
-    ) -> Committed | None:
+    def _committed(self, plan: MergePlan, *, read_back: bool, seen: TableState | None = None) -> Committed | None:
         """Return what ledger and history say of a plan's transaction; None if they do not name it."""
         state = seen or self.database.tables[plan.spec.name]
         named = {
-            (entry.part_id, entry.partition)
-            for entry in state.ledger
-            if entry.consolidation == plan.consolidation
+            (entry.part_id, entry.partition) for entry in state.ledger if entry.consolidation == plan.consolidation
         }
         if any((part_id, task.partition) not in named for task in plan.tasks for part_id in task.part_ids):
             return None

@@ -132,9 +132,7 @@ class SimulatedParts:
         """Purge parts, after the checker has had a look at them."""
         return self._remove("purge", list(parts), self.world.parts.purge)
 
-    def _remove(
-        self, what: str, parts: list[PartManifest], remove: Callable[[list[PartManifest]], int]
-    ) -> int:
+    def _remove(self, what: str, parts: list[PartManifest], remove: Callable[[list[PartManifest]], int]) -> int:
         faults = self.world.faults
         self.world.scheduler.switch(f"{what} {len(parts)} parts")
         if faults.strikes(faults.plan.retire_error, "retire_error"):

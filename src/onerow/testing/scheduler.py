@@ -193,9 +193,8 @@ class Scheduler:
         """Start an actor; a daemon does not keep the run from ending."""
         parent = self._hub or greenlet.getcurrent()  # else an actor's child would return into the actor
         self._spawned += 1
-        actor = Actor(
-            self._spawned, name, process, greenlet.greenlet(lambda: self._run(actor, work), parent)
-        )
+        flow = greenlet.greenlet(lambda: self._run(actor, work), parent)
+        actor: Actor = Actor(self._spawned, name, process, flow)
         actor.daemon = daemon
         if after_us:
             actor.wake_us, actor.waiting = self.now_us + after_us, True
@@ -232,10 +231,8 @@ class Scheduler:
                 self.steps += 1
                 if self.steps > MAX_STEPS:
                     raise StuckError(f"still running after {MAX_STEPS} steps")
-                if self.on_choice is not None:
-                    self.on_choice(runnable)
-                    if self.halted:
-                        return
+                if self._is_known(runnable):
+                    return
                 chosen = self.chooser.choose(len(runnable)) if len(runnable) > 1 else 0
                 self._resume(runnable[chosen])
         finally:
@@ -247,6 +244,12 @@ class Scheduler:
         if self.current is None:
             raise StuckError("a switch point was reached outside of any actor")
         return self.current
+
+    def _is_known(self, runnable: Sequence[Actor]) -> bool:
+        """Show who can run to whoever wants to know; say whether that has ended the run."""
+        if self.on_choice is not None:
+            self.on_choice(runnable)
+        return self.halted
 
     def _yield(self, actor: Actor) -> None:
         if self._hub is not None:

@@ -175,9 +175,7 @@ class World:
         )
 
     def _spawn_at(self, at_us: int, name: str, work: Callable[..., Any], *arguments: Any) -> Actor:
-        return self.scheduler.spawn(
-            self.scheduler.process("host"), name, lambda: work(*arguments), after_us=at_us
-        )
+        return self.scheduler.spawn(self.scheduler.process("host"), name, lambda: work(*arguments), after_us=at_us)
 
     def _stage(self, staging: Staging) -> None:
         """Stage a part, and again: a worker that was not told repeats itself."""
@@ -203,17 +201,19 @@ class World:
         if job.at_us:
             self.scheduler.sleep_us(job.at_us)
         for number in range(job.tries):
-            results: list[bool] = []
-            process = self.scheduler.process(f"{name}.{number}")
-            process.drift_ppm = self.faults.drift_ppm(self.faults.plan.process_drift_ppm)
-            self.mortal.add(process.name)
-            actor = self.scheduler.spawn(
-                process, process.name, lambda process=process: results.append(self.consolidate(process, job))  # type: ignore[misc]
-            )
-            self.scheduler.wait_until(lambda: actor.done, LONG_US, f"wait for {process.name}")  # noqa: B023
-            if results and results[0]:
+            if self._attempt(f"{name}.{number}", job):
                 return
             self.scheduler.sleep_us(self.faults.between_us(0.1, 20))
+
+    def _attempt(self, name: str, job: Job) -> bool:
+        """Consolidate in a new process; say whether it lived to report success."""
+        results: list[bool] = []
+        process = self.scheduler.process(name)
+        process.drift_ppm = self.faults.drift_ppm(self.faults.plan.process_drift_ppm)
+        self.mortal.add(name)
+        actor = self.scheduler.spawn(process, name, lambda: results.append(self.consolidate(process, job)))
+        self.scheduler.wait_until(lambda: actor.done, LONG_US, f"wait for {name}")
+        return results == [True]
 
     def consolidate(self, process: Process, job: Job) -> bool:
         """Consolidate in a process, with a real consolidator; say whether it reports success."""

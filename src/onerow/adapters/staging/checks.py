@@ -150,7 +150,9 @@ class RowChecks:
             tree = _parse_named(name, text, self._spec)
             try:
                 self._bind(empty)
-                kind = self._connection.execute(_select(tree)).description[0][1]
+                result = self._connection.execute(_select(tree))
+                kind = result.description[0][1]
+                result.fetchall()  # DuckDB 2 does nothing else before a result is at its end
             except duckdb.Error as error:
                 detail = " ".join(str(error).split())[:200]
                 raise ConfigurationError(
@@ -178,7 +180,8 @@ class RowChecks:
     def _run(self, batch: pa.RecordBatch) -> tuple[list[int] | None, ...]:
         self._bind(batch)
         try:
-            row: tuple[list[int] | None, ...] = self._connection.execute(self._query).fetchone()
+            row: tuple[list[int] | None, ...]
+            (row,) = self._connection.execute(self._query).fetchall()  # to its end: DuckDB 2 asks for that
         finally:
             self._connection.unregister("part")
         return row

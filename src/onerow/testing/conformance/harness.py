@@ -191,11 +191,11 @@ class WarehouseHarness(ABC):
         attempt: int = 1,
         partitions: Sequence[str | None] | None = None,
         lock_store: str | None = LOCKS,
-        skip_ledger: bool = False,
+        ask_ledger: bool = False,
     ) -> MergePlan:
         """Return the plan for what waits of a batch; ``token`` None is a run without a lock."""
         spec = spec or self.spec
-        merged = frozenset() if skip_ledger else self.warehouse().merged(spec.name, batch)
+        merged = self.warehouse().merged(spec.name, batch) if ask_ledger else frozenset()
         waiting = unmerged(self.parts.parts(spec.name, batch), merged, partitioned=spec.partition is not None)
         waiting = {name: parts for name, parts in waiting.items() if partitions is None or name in partitions}
         assert waiting, "the check has staged nothing that waits"

@@ -106,7 +106,7 @@ def the_same_value_again_is_another_version(harness: LockStoreHarness) -> None:
 def versions_never_come_back(harness: LockStoreHarness) -> None:
     """Not over deletion and making it anew: who has an old version must not win by it."""
     store = harness.store()
-    seen = []
+    seen: list[str] = []
     for _ in range(3):
         seen.extend(_put(store, "k", {"n": number}).version for number in range(3))
         deleted = store.swap("k", expected=seen[-1], value=None)

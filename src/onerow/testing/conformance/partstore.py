@@ -15,6 +15,8 @@ from onerow.errors import OnerowError, PartCorruptError, PartGoneError, Warehous
 from onerow.testing.conformance.asking import Checks, raises, together
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from onerow.core.parts import PartManifest, StagedPart
     from onerow.ports.partstore import PartStore, PartWriter
     from onerow.testing.conformance.harness import PartStoreHarness
@@ -411,7 +413,7 @@ def many_writers_and_a_reader_at_once(harness: PartStoreHarness) -> None:
     store = harness.store()
 
     def watch() -> list[int]:
-        seen = []
+        seen: list[int] = []
         for _ in range(60):
             parts = store.parts("predictions", "b")
             assert all(len(harness.rows(part)) == part.rows == 20 for part in parts)
@@ -425,6 +427,7 @@ def many_writers_and_a_reader_at_once(harness: PartStoreHarness) -> None:
             put(harness.store(), part_rows(20, first=first), worker=worker)
         return []
 
-    seen, *_ = together([watch, partial(stage, "w1"), partial(stage, "w2")])
+    works: list[Callable[[], list[int]]] = [watch, partial(stage, "w1"), partial(stage, "w2")]
+    seen, *_ = together(works)
     assert seen == sorted(seen)
     assert len(store.parts("predictions", "b")) == 8

@@ -163,7 +163,7 @@ def many_at_once_leave_one_row(harness: WarehouseHarness) -> None:
         for committed in together([partial(consolidate, batch) for batch in batches]):
             staged += counted(committed)[0]
             inserted += counted(committed)[1]
-        assert harness.keys_with_several_rows() == []
+    assert harness.keys_with_several_rows() == []
     assert (staged, inserted) == (40, 11)
     newest = [a_row(player=f"p{number}", created_at=at(1)) for number in range(10)]
     assert_table(harness, [a_row(created_at=at(9)), *newest])
@@ -179,7 +179,7 @@ def one_batch_from_two_sides_is_merged_once(harness: WarehouseHarness) -> None:
     def consolidate(batch: str, side: int) -> Outcome:
         outcome: Outcome | None = None
         for attempt in range(1, 50):
-            plan = harness.plan(batch, token=None, run=f"{batch}.{side}", attempt=attempt, skip_ledger=True)
+            plan = harness.plan(batch, token=None, run=f"{batch}.{side}", attempt=attempt)
             outcome = harness.apply(plan)
             if not isinstance(outcome, Refused) or outcome.reason != "conflict":
                 return outcome
@@ -268,7 +268,7 @@ def another_attempt_is_another_transaction(harness: WarehouseHarness) -> None:
 
 @CHECKS.add
 def groups_of_one_run_are_told_apart(harness: WarehouseHarness) -> None:
-    """The transactions of a run's groups have the same number; each is told by its own partitions."""
+    """Even if two groups of a run numbered their transactions alike, each is told by its own partitions."""
     harness.installed()
     harness.stage("b1", "w1", [a_row(), a_row(game_date=NEXT_DAY), a_row(game_date=NEXT_DAY, player="lebron")])
     plans = [harness.plan("b1", partitions=[day.isoformat()]) for day in (DAY, NEXT_DAY)]

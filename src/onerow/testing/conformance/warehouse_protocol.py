@@ -35,7 +35,7 @@ PARTITION = DAY.isoformat()
 
 
 @CHECKS.add
-def a_stale_token_isrefused(harness: WarehouseHarness) -> None:
+def a_stale_token_is_refused(harness: WarehouseHarness) -> None:
     """A token lower than one that has committed is refused with the fence; an equal or higher one is not."""
     harness.installed()
     harness.stage("b1", "w1", [a_row()])
@@ -96,7 +96,7 @@ def an_unlocked_run_leaves_the_fence_alone(harness: WarehouseHarness) -> None:
 
 
 @CHECKS.add
-def another_lock_store_isrefused(harness: WarehouseHarness) -> None:
+def another_lock_store_is_refused(harness: WarehouseHarness) -> None:
     """Tokens of another lock store mean nothing here."""
     harness.installed()
     harness.stage("b1", "w1", [a_row()])
@@ -195,7 +195,7 @@ def an_unlocked_run_needs_no_lock_store(harness: WarehouseHarness) -> None:
     harness.stage("b1", "w1", [a_row()])
     harness.warehouse().install([SPEC], lock_store="another", adopt_locks=True)
     assert isinstance(harness.merge("b1", token=None), Committed)
-    assert isinstance(harness.merge("b1", run="run2", token=None, skip_ledger=True), AlreadyMerged)
+    assert isinstance(harness.merge("b1", run="run2", token=None), AlreadyMerged)
     harness.foreign_insert(harness.spec, [a_row(player="doubled"), a_row(player="doubled")])
     harness.stage("b2", "w1", [a_row(player="lebron")])
     assert isinstance(refused(harness.merge("b2", token=None), "failed").error, DuplicatesError)
@@ -205,7 +205,7 @@ def an_unlocked_run_needs_no_lock_store(harness: WarehouseHarness) -> None:
 
 
 @CHECKS.add
-def existing_duplicates_arerefused(harness: WarehouseHarness) -> None:
+def existing_duplicates_are_refused(harness: WarehouseHarness) -> None:
     """A table that breaks the rule already fails the merge, by name, and keeps nothing of it."""
     harness.installed()
     double = [a_row(player="doubled"), a_row(player="doubled", id="id-2", created_at=at(1))]
@@ -223,7 +223,7 @@ def existing_duplicates_arerefused(harness: WarehouseHarness) -> None:
 
 
 @CHECKS.add
-def duplicates_of_null_keys_arerefused(harness: WarehouseHarness) -> None:
+def duplicates_of_null_keys_are_refused(harness: WarehouseHarness) -> None:
     """Two rows whose key is NULL are duplicates."""
     harness.installed()
     harness.foreign_insert(harness.spec, [a_row(player=None), a_row(player=None, id="id-2")])
@@ -279,7 +279,7 @@ def a_part_that_is_gone_is_named(harness: WarehouseHarness) -> None:
 
 
 @CHECKS.add
-def a_damaged_part_isrefused(harness: WarehouseHarness) -> None:
+def a_damaged_part_is_refused(harness: WarehouseHarness) -> None:
     """A part that is not what its manifest promises is not merged."""
     harness.installed()
     damaged = harness.stage("b1", "w1", [a_row(), a_row(player="lebron")])

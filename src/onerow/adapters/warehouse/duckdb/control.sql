@@ -21,9 +21,10 @@ create table if not exists control.fences (
 );
 
 -- name: create_ledger
+-- The partition of a table without partitions is NULL; the empty text is a partition like any other.
 create table if not exists control.ledger (
     table_name    varchar not null,
-    partition     varchar not null,
+    partition     varchar,
     part_id       varchar not null,
     batch         varchar not null,
     consolidation varchar not null,
@@ -34,7 +35,7 @@ create table if not exists control.ledger (
 create table if not exists control.history (
     action          varchar not null,
     table_name      varchar not null,
-    partition       varchar not null,
+    partition       varchar,
     batch           varchar not null,
     consolidation   varchar not null,
     attempt         integer not null,

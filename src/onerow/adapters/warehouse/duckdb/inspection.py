@@ -146,10 +146,7 @@ def _against_ledger(
     if not guards:
         return [Finding("ledger", None, f"The table {spec.name!r} has no guard row; run `onerow init`.", 0)]
     exact = guards[0][1] == "created"
-    inserted = {
-        (partition or None if spec.partition is None else partition): count
-        for partition, count in rows(connection, control["read_inserted"], spec.name)
-    }
+    inserted = dict(rows(connection, control["read_inserted"], spec.name))
     findings = []
     for partition in sorted({*inserted, *counts}, key=str):
         if request.partition is not None and partition != request.partition:

@@ -362,7 +362,7 @@ class Transaction:
                 [part.part_id for part in plan.parts],
             )
         )
-        planned = {(part_id, task.partition or "") for task in plan.tasks for part_id in task.part_ids}
+        planned = {(part_id, task.partition) for task in plan.tasks for part_id in task.part_ids}
         done = planned & found
         if done == planned:
             raise RefusedError(AlreadyMerged())
@@ -421,7 +421,7 @@ class Transaction:
         plan = self.plan
         by_id = {part.part_id: part for part in plan.parts}
         entries = [
-            (task.partition or "", part_id, by_id[part_id].rows_of(task.partition))
+            (task.partition, part_id, by_id[part_id].rows_of(task.partition))
             for task in plan.tasks
             for part_id in task.part_ids
         ]
@@ -435,7 +435,7 @@ class Transaction:
         )
         history = [
             (
-                task.partition or "",
+                task.partition,
                 task.token,
                 len(task.part_ids),
                 *(getattr(counts[task.partition], name) for name in MergeCounts.__slots__),

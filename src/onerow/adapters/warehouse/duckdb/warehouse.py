@@ -103,7 +103,7 @@ class DuckDBWarehouse:
         """Return what the ledger names as merged of a batch."""
         with self._read() as connection:
             found = rows(connection, self._control["read_merged"], table, batch)
-        return frozenset((part_id, partition or None) for part_id, partition in found)
+        return frozenset((part_id, partition) for part_id, partition in found)
 
     def batches(self, table: str) -> Mapping[str, int]:
         """Return the batches that the ledger knows of, with the number of their parts."""
@@ -231,8 +231,8 @@ class DuckDBWarehouse:
         return committed
 
     def _read_committed(self, connection: duckdb.DuckDBPyConnection, plan: MergePlan) -> Committed | None:
-        # The groups of a run number their transactions each for itself: the partitions tell them apart.
-        partitions = {task.partition or "" for task in plan.tasks}
+        # Told by its partitions too: a number that another group of the run has used must not hide this commit.
+        partitions = set(plan.partitions)
         found = [
             entry
             for entry in rows(
@@ -242,11 +242,7 @@ class DuckDBWarehouse:
         ]
         if len(found) != len(plan.tasks):
             return None
-        partitioned = plan.spec.partition is not None
-        counts = {
-            (partition if partitioned else None): MergeCounts(*numbers)
-            for partition, *numbers, _, _ in found
-        }
+        counts = {partition: MergeCounts(*numbers) for partition, *numbers, _, _ in found}
         return Committed(counts, merge_s=found[0][-2], verify_s=found[0][-1], read_back=True)
 
     def raise_fence(self, spec: TableSpec, scope: Scope, *, token: int, by: str, reason: str) -> int:
@@ -261,7 +257,7 @@ class DuckDBWarehouse:
                 rows(connection, self._control["delete_fences"], name, [partition])
                 rows(connection, self._control["insert_fences"], name, [partition], [fence])
                 values = ("force_release", name, "", "", 0, False, by, 0.0, 0.0, reason)
-                self._insert_history(connection, values, (partition, fence, 0, 0, 0, 0, 0, 0))
+                self._insert_history(connection, values, (scope.partition, fence, 0, 0, 0, 0, 0, 0))
                 connection.execute("commit")
             except BaseException:
                 _rollback(connection)
@@ -276,7 +272,7 @@ class DuckDBWarehouse:
                 entry.holder, entry.merge_s, entry.verify_s, entry.reason,
             )  # fmt: skip
             counts = (
-                entry.partition or "", entry.token, entry.parts, entry.rows_staged, entry.rows_inserted,
+                entry.partition, entry.token, entry.parts, entry.rows_staged, entry.rows_inserted,
                 entry.rows_updated, entry.rows_unchanged, entry.rows_superseded,
             )  # fmt: skip
             self._insert_history(connection, values, counts)
@@ -299,8 +295,8 @@ class DuckDBWarehouse:
         with self._read() as connection:
             found = rows(connection, self._control["read_history"], table, batch, limit)
         return [
-            HistoryEntry(action, name, partition or None, *rest, committed_at.replace(tzinfo=dt.UTC), reason)
-            for action, name, partition, *rest, committed_at, reason in found
+            HistoryEntry(*(action, name, partition, *rest, at.replace(tzinfo=dt.UTC), reason))
+            for action, name, partition, *rest, at, reason in found
         ]
 
     def inspect(self, request: InspectRequest) -> TableCheck:
