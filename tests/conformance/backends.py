@@ -35,7 +35,6 @@ ONE_PROCESS = "lives in the memory of one process; the crash tests meet real sto
 GAPS: dict[tuple[str, str], str] = {
     ("memory", "no_update_is_lost_between_processes"): ONE_PROCESS,
     ("memory", "a_waiter_whose_process_was_killed_blocks_nobody"): ONE_PROCESS,
-    ("duckdb", "an_empty_text_is_a_partition"): "keeps the partition of a table without as '', and cannot tell them apart",
     ("memory", "a_damaged_manifest_is_an_error"): "has no manifest outside the process that somebody could damage",
 }
 

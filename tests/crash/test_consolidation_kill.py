@@ -17,12 +17,15 @@ SHORT_LEASE_S = 0.6
 """Of those who are killed: their successor waits for no longer than this."""
 
 BEFORE_COMMIT = STEPS[: STEPS.index("committed")]
+AFTER_RELEASE = STEPS[STEPS.index("released") :]
+"""Who dies here holds no lease any more; one that was fenced out before comes here too, having merged nothing."""
 
 
 def kill_at(processes, bench, step, *, batch="b", times=1):
     """Have a process die at ``step``; one that is too slow for its short lease is run again with a longer one."""
+    first_lease_s = 30.0 if step in AFTER_RELEASE else SHORT_LEASE_S
     for tried in range(6):
-        lease_s = SHORT_LEASE_S * 2**tried
+        lease_s = first_lease_s * 2**tried
         victim = processes.consolidator(bench, batch, halt=(step, "SIGKILL", times), lease_s=lease_s)
         if victim.wait() == KILLED:
             return

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 
-from onerow.core.results import ConsolidationResult
 from onerow.services.group import Request
 from onerow.testing.controls import CONTROLS, as_drawn, first_break
 from onerow.testing.faults import FaultPlan
@@ -114,7 +113,7 @@ def test_failure_14_existing_duplicates(seed):
     world = World(seed, Kit(heal=False), scenario, FaultPlan())
     world.checker.start_with([row])
     world.warehouse.insert_foreign(SPEC, [row, row])
-    results: list[ConsolidationResult] = []
+    results = []
 
     def consolidate():
         world.scheduler.sleep_us(1)

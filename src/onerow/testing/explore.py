@@ -103,7 +103,9 @@ class ChosenFaults(Faults):
             return "nothing"
         if point in CLOCK_ONLY:
             return self._choose(point, ("nothing", "pause"))
-        return self._choose(point, ("nothing", "pause", "crash", "forget"))
+        if point.startswith(("read ", "swap ")):  # forgetting matters to nobody before somebody asks
+            return self._choose(point, ("nothing", "pause", "crash", "forget"))
+        return self._choose(point, ("nothing", "pause", "crash"))
 
     def commit_fate(self) -> CommitFate:
         """Return what becomes of a commit."""

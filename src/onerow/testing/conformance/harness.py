@@ -201,9 +201,7 @@ class WarehouseHarness(ABC):
         assert waiting, "the check has staged nothing that waits"
         tokens = {}
         if token is not None:
-            tokens = {
-                Scope(spec.name, name): token if isinstance(token, int) else token[name] for name in waiting
-            }
+            tokens = {Scope(spec.name, name): token if isinstance(token, int) else token[name] for name in waiting}
         return plan_merge(
             spec=spec,
             batch=batch,

@@ -25,7 +25,7 @@ ODD_KEYS = (
     "lease/predictions/2026-01-11",
     "lease/predictions/2026-01-11 ",
     "lease/predictions/a/b//c",
-    "it's \"quoted\"; drop table register --",
+    'it\'s "quoted"; drop table register --',
     "é",
     "e\u0301",
     "日本語/🏀",

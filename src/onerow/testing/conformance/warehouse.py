@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onerow.testing.conformance import warehouse_looking, warehouse_merging, warehouse_outcomes, warehouse_protocol
+from onerow.testing.conformance import (
+    warehouse_looking,
+    warehouse_merging,
+    warehouse_outcomes,
+    warehouse_partitions,
+    warehouse_protocol,
+)
 from onerow.testing.conformance.asking import Checks
 
 if TYPE_CHECKING:
@@ -13,6 +19,7 @@ if TYPE_CHECKING:
 CHECKS: Checks[WarehouseHarness] = Checks(
     [
         *warehouse_merging.CHECKS,
+        *warehouse_partitions.CHECKS,
         *warehouse_looking.CHECKS,
         *warehouse_protocol.CHECKS,
         *warehouse_outcomes.CHECKS,

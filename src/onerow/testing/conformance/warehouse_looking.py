@@ -55,9 +55,7 @@ def install_is_idempotent(harness: WarehouseHarness) -> None:
 def install_refuses_what_does_not_fit(harness: WarehouseHarness) -> None:
     """A table whose column has another type is refused, and nothing else is created either."""
     harness.installed()
-    columns = tuple(
-        Column("seen", ColumnType("string")) if column.name == "seen" else column for column in COLUMNS
-    )
+    columns = tuple(Column("seen", ColumnType("string")) if column.name == "seen" else column for column in COLUMNS)
     other = replace(SPEC, name="other", target=("other",))
     with raises(ConfigurationError) as raised:
         harness.warehouse().install([other, replace(SPEC, columns=columns)], lock_store=LOCKS, adopt_locks=False)
@@ -241,9 +239,7 @@ def duplicates_are_found(harness: WarehouseHarness) -> None:
     assert look() == (6, 2, 3)
     assert look(partition=PARTITION) == (4, 1, 2)
     assert look(since=NEXT_DAY.isoformat()) == (2, 1, 1)
-    check = harness.warehouse().inspect(
-        InspectRequest(harness.spec, partition=PARTITION, against_ledger=False)
-    )
+    check = harness.warehouse().inspect(InspectRequest(harness.spec, partition=PARTITION, against_ledger=False))
     (found,) = check.duplicates
     assert (found.partition, found.rows) == (PARTITION, 3)
     assert dict(found.key) == {"game_date": PARTITION, "player": None, "line": "24.50"}

@@ -136,9 +136,7 @@ def a_fence_raised_meanwhile_stops_the_holder(harness: WarehouseHarness) -> None
     def raise_it() -> None:
         scope = Scope("props", PARTITION)
         try:
-            raised.append(
-                harness.warehouse().raise_fence(harness.spec, scope, token=50, by="me", reason="stuck")
-            )
+            raised.append(harness.warehouse().raise_fence(harness.spec, scope, token=50, by="me", reason="stuck"))
         except OnerowError as error:
             raised.append(error)
 
