@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 import onerow
-from onerow.adapters.warehouse.duckdb import merge, sql
+from onerow.adapters.warehouse.duckdb import merge, sql, statements
 from onerow.core import leases as core
 from onerow.core.plans import Committed, Refused, Unknown
 from onerow.errors import WarehouseBusyError, WarehouseError
@@ -41,7 +41,7 @@ def connection_of(store):
 
 def forget_rendered_statements():
     """Empty every cache of the module that renders the merge."""
-    for cached in vars(merge).values():
+    for cached in vars(statements).values():
         if hasattr(cached, "cache_clear"):
             cached.cache_clear()
 
