@@ -174,7 +174,11 @@ def test_locks_are_shown_and_taken_away(loaded):
         assert "the old holder cannot commit any more" in done.out
         assert "it hangs" in loaded.ok("locks", "show", "props/2026-01-11").out
     assert loaded.ok("history", "--limit", "1", "--output", "json").json[0]["action"] == "force_release"
-    assert loaded("locks", "force-release", "props/2026-01-11", "--reason", "again").code == 2
+    again = loaded.ok("locks", "force-release", "props/2026-01-11", "--reason", "the second step once more")
+    assert "free since the last forced release" in again.out
+    with open_store() as store, store.lock("props", "2026-01-11"):
+        pass
+    assert loaded("locks", "force-release", "props/2026-01-11", "--reason", "nobody has it").code == 2
 
 
 def test_a_fence_that_cannot_be_raised_is_told_plainly(loaded):

@@ -152,13 +152,16 @@ def force_release(asked: Invocation, /, *, scope: str, reason: str, force: bool)
         "bold green" if fenced else "bold red",
     )
     _describe(printer, done.before)
-    printer.line(f"1. lock record: taken from {done.before.holder}, token raised to {done.token}")
+    if done.before.state == "free":
+        printer.line(f"1. lock record: free since the last forced release, token {done.token}")
+    else:
+        printer.line(f"1. lock record: taken from {done.before.holder}, token raised to {done.token}")
     if fenced:
         printer.line(f"2. fence in the warehouse: raised to {done.fence}; the old holder cannot commit any more")
         return 0
     printer.error(f"2. fence in the warehouse: could NOT be raised: {done.fence_error}")
     printer.error(
         "   The old holder may still commit, until the next consolidation of this scope commits with a "
-        "higher token. If it must not, end its process."
+        "higher token. Run this again when the warehouse is reachable; if it must not wait, end its process."
     )
     return EXIT_FAILED
