@@ -28,6 +28,8 @@ class Meter:
         """Begin a new piece of work whose length nobody knows."""
         self._rows = 0
         self._update(description=safe(description), total=None, completed=0, figure="")
+        if self._bar is not None:
+            self._bar.refresh()  # also where the work is done before the bar's next tick
 
     def rows(self, count: int) -> None:
         """Say that ``count`` more rows are done."""
