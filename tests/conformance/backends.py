@@ -250,7 +250,7 @@ class DuckDBHarness(WarehouseHarness):
     def table_rows(self, spec):
         with self._connection() as connection:
             columns = ", ".join(f'"{name}"' for name in spec.column_names)
-            table = connection.execute(f"select {columns} from {_target(spec)}").to_arrow_table()
+            table = connection.sql(f"select {columns} from {_target(spec)}").to_arrow_table()
         return table.cast(arrow_schema(spec.columns)).to_pylist()
 
     def foreign_insert(self, spec, rows):
