@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,17 +17,18 @@ from onerow.services.stager import Stager
 from onerow.services.store import Ports, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from onerow.adapters.staging.infer import InferredColumns
     from onerow.adapters.warehouse.duckdb.adopt import ExistingTable
-    from onerow.core.parts import PartManifest
     from onerow.core.spec import TableSpec
+    from onerow.ports.clock import Clock, Ids
     from onerow.ports.lockstore import LockStore
+    from onerow.ports.partstore import PartStore
     from onerow.ports.warehouse import Warehouse
 
-WAREHOUSES: Final = ("duckdb",)
-LOCK_STORES: Final = ("sqlite",)
+WAREHOUSES: Final = ("duckdb", "ducklake", "postgresql")
+LOCK_STORES: Final = ("sqlite", "postgresql")
 
 
 def open_store(
@@ -46,19 +48,11 @@ def open_store(
     else:
         settings = load_settings(find_config(None if config is None else str(config)))
     from onerow.adapters.staging.checks import RowChecks
-    from onerow.adapters.staging.files import FileParts
     from onerow.adapters.staging.readers import open_source
 
     clock, ids = SystemClock(), SystemIds()
-    locks = open_locks(settings.locks)
-    warehouse: Warehouse
-
-    def is_merged(table: str, batch: str, part_id: str, partitions: tuple[str | None, ...]) -> bool:
-        merged = warehouse.merged(table, batch)
-        return all((part_id, partition) in merged for partition in partitions)
-
-    parts = FileParts(settings.staging, clock=clock, ids=ids, is_merged=is_merged)
-    warehouse = open_warehouse(settings, locate=lambda part: str(parts.verify(part)))
+    locks = open_locks(settings.locks, control_schema=settings.control_schema)
+    warehouse, parts = open_warehouse(settings, clock=clock, ids=ids)
     check_offered(settings.tables, warehouse)
     leases = Leases(
         store=locks,
@@ -78,32 +72,111 @@ def open_store(
     )
 
 
-def open_locks(url: Url) -> LockStore:
+def open_locks(url: Url, *, control_schema: str = "onerow") -> LockStore:
     """Return the lock store that ``url`` names."""
     if url.scheme == "sqlite" and url.path is not None:
         from onerow.adapters.locks.sqlite import SqliteLocks
 
         return SqliteLocks(url.path)
+    if url.scheme == "postgresql":
+        with _extra("postgresql"):
+            from onerow.adapters.locks.postgresql import PostgresLocks
+        return PostgresLocks(url.secret, control_schema=control_schema)
     raise ConfigurationError(
         f"{url} is no lock store of this version.", hint=f"It offers: {', '.join(LOCK_STORES)}."
     )
 
 
-def open_warehouse(settings: Settings, *, locate: Callable[[PartManifest], str]) -> Warehouse:
-    """Return the warehouse that the settings name."""
+def open_warehouse(settings: Settings, *, clock: Clock, ids: Ids) -> tuple[Warehouse, PartStore]:
+    """Return the warehouse that the settings name, and the staging that it reads from."""
     url = settings.warehouse
     if url.scheme == "duckdb" and url.path is not None:
-        from onerow.adapters.warehouse.duckdb.warehouse import DuckDBWarehouse
-
-        return DuckDBWarehouse(
-            url.path,
-            locate=locate,
-            control_schema=settings.control_schema,
-            busy_timeout_s=settings.busy_timeout_s,
-        )
+        return _open_duckdb(settings, url.path, clock, ids)
+    if url.scheme == "ducklake" and url.catalog is not None:
+        return _open_ducklake(settings, url, url.catalog, clock, ids)
+    if url.scheme == "postgresql":
+        return _open_postgresql(settings, url, clock, ids)
     raise ConfigurationError(
         f"{url} is no warehouse of this version.", hint=f"It offers: {', '.join(WAREHOUSES)}."
     )
+
+
+def _open_duckdb(settings: Settings, path: Path, clock: Clock, ids: Ids) -> tuple[Warehouse, PartStore]:
+    from onerow.adapters.staging.files import FileParts
+    from onerow.adapters.warehouse.duckdb.warehouse import DuckDBWarehouse
+
+    parts = FileParts(settings.staging, clock=clock, ids=ids)
+    warehouse = DuckDBWarehouse(
+        path,
+        locate=lambda part: str(parts.verify(part)),
+        control_schema=settings.control_schema,
+        busy_timeout_s=settings.busy_timeout_s,
+    )
+    parts.is_merged = asks_ledger(warehouse)
+    return warehouse, parts
+
+
+def _open_ducklake(
+    settings: Settings, url: Url, catalog: Url, clock: Clock, ids: Ids
+) -> tuple[Warehouse, PartStore]:
+    from onerow.adapters.staging.files import FileParts
+
+    with _extra("ducklake"):
+        from onerow.adapters.warehouse.ducklake.warehouse import DuckLakeWarehouse, staging_folder
+
+    folder = staging_folder(url.data_path)  # an object store's files are staged in a folder
+    parts = FileParts(settings.staging if folder is None else folder, clock=clock, ids=ids)
+    warehouse = DuckLakeWarehouse(
+        catalog=catalog.path if catalog.path is not None else catalog.secret,
+        data_path=url.data_path,
+        locate=lambda part: str(parts.verify(part)),
+        control_schema=settings.control_schema,
+        busy_timeout_s=settings.busy_timeout_s,
+    )
+    parts.is_merged = asks_ledger(warehouse)
+    return warehouse, parts
+
+
+def _open_postgresql(settings: Settings, url: Url, clock: Clock, ids: Ids) -> tuple[Warehouse, PartStore]:
+    with _extra("postgresql"):
+        from onerow.adapters.warehouse.postgresql.parts import PostgresParts
+        from onerow.adapters.warehouse.postgresql.warehouse import PostgresWarehouse
+
+    warehouse = PostgresWarehouse(
+        url.secret,
+        control_schema=settings.control_schema,
+        lease_s=settings.lease_duration_s,
+        busy_timeout_s=settings.busy_timeout_s,
+    )
+    parts = PostgresParts(
+        url.secret,
+        control_schema=settings.control_schema,
+        clock=clock,
+        ids=ids,
+        is_merged=asks_ledger(warehouse),
+    )
+    return warehouse, parts
+
+
+def asks_ledger(warehouse: Warehouse) -> Callable[[str, str, str, tuple[str | None, ...]], bool]:
+    """Return what a part store asks before it calls a part merged: the warehouse's ledger."""
+
+    def is_merged(table: str, batch: str, part_id: str, partitions: tuple[str | None, ...]) -> bool:
+        merged = warehouse.merged(table, batch)
+        return all((part_id, partition) in merged for partition in partitions)
+
+    return is_merged
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Say plainly which extra is to be installed for an engine."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigurationError(
+            f"What this engine needs is not installed: {error}.", hint=f"Install it with: pip install 'onerow[{name}]'"
+        ) from error
 
 
 def infer_columns(path: str | Path, *, exact: Collection[str]) -> InferredColumns:
@@ -164,6 +237,11 @@ def check_offered(tables: Mapping[str, TableSpec], warehouse: Warehouse) -> None
             raise ConfigurationError(
                 f'Table {spec.name!r}: mode "{spec.mode}" is not offered by this warehouse yet.',
                 hint=f"It offers: {', '.join(sorted(warehouse.capabilities.modes))}.",
+            )
+        if spec.enforce and not warehouse.capabilities.enforces:
+            raise ConfigurationError(
+                f"Table {spec.name!r}: enforce = true needs an engine with unique indexes; this warehouse has none.",
+                hint="Leave it out: onerow keeps one row per key without it.",
             )
         for setting, value, offered in (
             ("on_bad_row", spec.on_bad_row, "refuse"),

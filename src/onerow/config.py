@@ -15,7 +15,7 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -70,6 +70,7 @@ class _Table(_Section):
     checks: dict[str, str] = Field(default_factory=dict)
     on_bad_row: Literal["refuse", "quarantine"] = "refuse"
     on_existing_duplicates: Literal["fail", "repair"] = "fail"
+    enforce: bool | None = None
 
 
 class _File(_Section):
@@ -88,12 +89,19 @@ class Url:
     """Where something is: the scheme, the part behind it, and for files the absolute path.
 
     The text never shows a password.
+
+    Attributes:
+        secret: the text as it was written, password included, for the driver; "" for files.
+        catalog: of a DuckLake, where its catalog is.
+        data_path: of a DuckLake, the absolute folder or the object store's URL of its files.
     """
 
     scheme: str
     text: str
     path: Path | None = None
     secret: str = field(default="", repr=False)
+    catalog: Url | None = None
+    data_path: str = ""
 
     def __str__(self) -> str:
         return self.text
@@ -236,13 +244,43 @@ def parse_url(text: str, base: Path) -> Url:
                 f"{text!r} names no file.", hint=f"Write {scheme}:///relative/path or {scheme}:////absolute/path."
             )
         return Url(scheme, text, path=(base / rest[3:]).absolute())
+    if scheme == "ducklake":
+        return _parse_ducklake(text, rest, base)
+    if scheme in {"postgresql", "postgres"}:
+        if not _is_readable(text):
+            raise ConfigurationError(f"{_redact(text)!r} is no URL.", hint="Write postgresql://USER@HOST:5432/DATABASE.")
+        return Url("postgresql", _redact(text), secret=text)
     return Url(scheme, _redact(text), secret=text)
+
+
+def _parse_ducklake(text: str, rest: str, base: Path) -> Url:
+    """Return the place of a DuckLake: its catalog's URL with ``data_path`` added to the query."""
+    address, _, query = rest.partition("?")
+    options = parse_qs(query, keep_blank_values=True)
+    data_path = options.pop("data_path", [""])[-1]
+    kept = urlencode(options, doseq=True)
+    catalog = parse_url(f"{address}?{kept}" if kept else address, base)
+    if catalog.scheme not in {"sqlite", "postgresql"} or not data_path:
+        raise ConfigurationError(
+            f"{_redact(text)!r} names no DuckLake.",
+            hint="Write ducklake:sqlite:///catalog.sqlite?data_path=FOLDER or ducklake:postgresql://...?data_path=FOLDER.",
+        )
+    folder = data_path if "://" in data_path else str((base / data_path).absolute())
+    return Url("ducklake", f"ducklake:{_redact(rest)}", path=catalog.path, catalog=catalog, data_path=folder)
 
 
 def companion_locks(warehouse: Url) -> Url:
     """Return the natural lock store of a warehouse."""
     if warehouse.scheme == "duckdb" and warehouse.path is not None:
         path = warehouse.path.with_suffix(".locks.sqlite")
+        return Url("sqlite", f"sqlite:///{path}", path=path)
+    if warehouse.scheme == "postgresql":
+        return warehouse
+    if warehouse.catalog is not None:
+        catalog = warehouse.catalog
+        if catalog.path is None:
+            return catalog
+        path = catalog.path.with_suffix(".locks.sqlite")
         return Url("sqlite", f"sqlite:///{path}", path=path)
     raise ConfigurationError(
         f"{warehouse} has no natural lock store.", hint='Name one: locks = "sqlite:///NAME.locks.sqlite".'
@@ -271,6 +309,7 @@ def _spec(name: str, table: _Table) -> TableSpec:
         checks=tuple(table.checks.items()),
         on_bad_row=table.on_bad_row,
         on_existing_duplicates=table.on_existing_duplicates,
+        enforce=table.enforce,
     )
 
 
@@ -305,6 +344,14 @@ def _near_setting(loc: tuple[int | str, ...]) -> str:
         model = _Table
     near = difflib.get_close_matches(str(loc[-1]), list(model.model_fields), n=1)
     return f" Did you mean {near[0]!r}?" if near else f" Settings here: {', '.join(model.model_fields)}."
+
+
+def _is_readable(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
 
 
 def _redact(text: str) -> str:

@@ -184,6 +184,13 @@ class WarehouseBusyError(OnerowError):
     exit_code = EXIT_RETRIES
 
 
+class ConflictError(OnerowError):
+    """The transaction lost against another one; nothing was committed and it may be run again from the top."""
+
+    kind = "conflict"
+    exit_code = EXIT_RETRIES
+
+
 class RetriesExhaustedError(OnerowError):
     """Every attempt within the budget ran into a conflict; nothing was committed."""
 

@@ -6,6 +6,7 @@ entry has to go when the gap is closed.
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from contextlib import closing
 from functools import partial
@@ -168,6 +169,9 @@ class MemoryWarehouseHarness(WarehouseHarness):
         rows = self._database.tables[spec.name].rows.values()
         return [dict(zip(spec.column_names, row, strict=True)) for row in rows]
 
+    def related_rows(self, spec, suffix):
+        raise NotImplementedError(suffix)
+
     def foreign_insert(self, spec, rows):
         self.warehouse().insert_foreign(spec, [tuple(row[name] for name in spec.column_names) for row in rows])
 
@@ -253,6 +257,12 @@ class DuckDBHarness(WarehouseHarness):
             table = connection.sql(f"select {columns} from {_target(spec)}").to_arrow_table()
         return table.cast(arrow_schema(spec.columns)).to_pylist()
 
+    def related_rows(self, spec, suffix):
+        with self._connection() as connection:
+            target = (*spec.target[:-1], spec.target[-1] + suffix)
+            table = connection.sql(f"select * from {'.'.join(quoted(name) for name in target)}").to_arrow_table()
+        return [{name: utc(value) for name, value in row.items()} for row in table.to_pylist()]
+
     def foreign_insert(self, spec, rows):
         table = pa.Table.from_pylist(list(rows), schema=arrow_schema(spec.columns))
         columns = ", ".join(f'"{name}"' for name in spec.column_names)
@@ -271,8 +281,17 @@ class DuckDBHarness(WarehouseHarness):
         flip_a_byte(self._parts.data_path(part))
 
 
+def quoted(name):
+    return '"' + name.replace('"', '""') + '"'
+
+
+def utc(value):
+    """Return a timestamp of an engine without zones as what it means."""
+    return value.replace(tzinfo=dt.UTC) if isinstance(value, dt.datetime) and value.tzinfo is None else value
+
+
 def _target(spec):
-    return ".".join(f'"{name}"' for name in spec.target)
+    return ".".join(quoted(name) for name in spec.target)
 
 
 WAREHOUSES = {

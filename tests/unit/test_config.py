@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 import onerow
-from onerow.config import find_config, load_settings, parse_duration, parse_settings, split_target
+from onerow.config import (
+    companion_locks,
+    find_config,
+    load_settings,
+    parse_duration,
+    parse_settings,
+    parse_url,
+    split_target,
+)
 from onerow.errors import ConfigurationError
 
 TABLE = {
@@ -218,13 +226,36 @@ def test_a_password_is_never_shown():
     assert found.warehouse.secret == url
     for text in (str(found), repr(found), repr(found.warehouse), str(found.warehouse)):
         assert "s3cret" not in text
+    elsewhere = settings(warehouse="mysql://me:s3cret@host:5432/db", locks="sqlite:///l.sqlite")
     with pytest.raises(ConfigurationError) as caught:
-        onerow.open(found)
+        onerow.open(elsewhere)
     assert "s3cret" not in str(caught.value)
     assert "me:***@host:5432/db" in str(caught.value)
     with pytest.raises(ConfigurationError) as caught:
-        settings(warehouse=url)  # no lock store, no natural companion
+        settings(warehouse="mysql://me:s3cret@host/db")  # no lock store, no natural companion
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "catalog", "locks"),
+    [
+        ("ducklake:sqlite:///c.sqlite?data_path=lake", "/base/c.sqlite", "sqlite:////base/c.locks.sqlite"),
+        ("ducklake:postgresql://me:s3cret@h/db?data_path=lake&sslmode=require",
+         "postgresql://me:s3cret@h/db?sslmode=require", "postgresql://me:***@h/db?sslmode=require"),
+    ],
+)  # fmt: skip
+def test_a_ducklake_is_a_catalog_and_a_data_path(url, catalog, locks):
+    found = parse_url(url, Path("/base"))
+    assert (found.scheme, found.data_path) == ("ducklake", "/base/lake")
+    assert catalog in {str(found.catalog.path), found.catalog.secret}
+    assert str(companion_locks(found)) == locks
+    assert "s3cret" not in f"{found} {found!r}"
+
+
+@pytest.mark.parametrize("url", ["ducklake:sqlite:///c.sqlite", "ducklake:duckdb:///c.duckdb?data_path=x", "ducklake:x"])
+def test_what_is_no_ducklake(url):
+    with pytest.raises(ConfigurationError):
+        parse_url(url, Path("/base"))
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:s3cret@[host/db", "Postgres://me:s3cret@host/db", "//me:s3cret@host"])

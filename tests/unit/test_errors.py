@@ -26,6 +26,7 @@ KINDS = {
     "duplicates": 3,
     "lock_timeout": 4,
     "warehouse_busy": 6,
+    "conflict": 6,
     "retries_exhausted": 6,
     "fenced": 5,
     "lease_lost": 5,

@@ -175,3 +175,38 @@ class StagedPart:
     size_bytes: int
     source: str = ""
     rows_quarantined: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that breaks the row contract and was put aside.
+
+    Attributes:
+        position: its number in the source, from 1.
+        problems: what is wrong with it, as lines for people that name column and reason.
+        values: the row as it came, every value as text; None is NULL.
+    """
+
+    position: int
+    problems: tuple[str, ...]
+    values: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """The bad rows of one source, put aside together.
+
+    Attributes:
+        quarantine_id: identity, derived from table, batch, worker and the rows: the same rows handed in
+            again are the same entry.
+        source: what the rows came from, for people.
+        put_aside_at: UTC, ISO 8601; for people.
+    """
+
+    quarantine_id: str
+    table: str
+    batch: str
+    worker: str
+    source: str
+    rows: int
+    put_aside_at: str

@@ -40,6 +40,8 @@ class TableSpec:
         order_by: the columns that decide which row of a key is the newest.
         columns: all columns, in declared order.
         checks: named SQL conditions that every row must not make false.
+        version_column: in versions mode, the column of the target that numbers a key's rows; given by onerow.
+        enforce: have the engine hold the key by a unique index, where it can; None: for tables that onerow creates.
     """
 
     name: str
@@ -54,6 +56,7 @@ class TableSpec:
     checks: tuple[tuple[str, str], ...] = ()
     on_bad_row: BadRowPolicy = "refuse"
     on_existing_duplicates: ExistingDuplicatesPolicy = "fail"
+    enforce: bool | None = None
 
     def __post_init__(self) -> None:
         check_spec(self)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import pyarrow as pa
 
-    from onerow.core.parts import PartManifest, StagedPart
+    from onerow.core.parts import BadRow, PartManifest, Quarantined, StagedPart
     from onerow.core.spec import TableSpec
 
 
@@ -20,8 +20,15 @@ class PartWriter(Protocol):
         """Take rows that keep the row contract, in the spec's types and column order."""
         ...
 
+    def put_aside(self, rows: Sequence[BadRow], *, source: str) -> None:
+        """Take rows that break the contract; ``publish`` puts them into quarantine, durably, before the part."""
+        ...
+
     def publish(self) -> StagedPart:
-        """Make the part exist, whole and durable, once: the same rows again find the part that is there."""
+        """Make the part exist, whole and durable, once: the same rows again find the part that is there.
+
+        Rows that were put aside are in quarantine first, and counted in the result.
+        """
         ...
 
     def abandon(self) -> None:
@@ -72,6 +79,19 @@ class PartStore(Protocol):
 
     def discard(self, parts: Iterable[PartManifest], *, reason: str, by: str) -> int:
         """Give up parts that were never merged, by identity, leaving their names and the reason."""
+        ...
+
+    def quarantined(self, table: str) -> Sequence[Quarantined]:
+        """Return what was put aside for ``table``, by batch, worker and identity."""
+        ...
+
+    def quarantined_rows(self, table: str, quarantine_id: str) -> Iterator[BadRow]:
+        """Return the rows of one entry, by position.
+
+        Raises:
+            UsageError: there is no such entry.
+            StagingError: it cannot be read.
+        """
         ...
 
     def remains(self, *, older_than_s: float) -> Sequence[str]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from onerow.core.partitions import Scope
     from onerow.core.plans import Committed, Merged, MergePlan, Outcome, Refused, Unknown
+    from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
 
@@ -25,12 +26,14 @@ class Capabilities:
         max_partitions: the most partitions that one transaction should take.
         max_rows: the most staged rows that one transaction should take, if it has several partitions.
         modes: the write modes it offers.
+        enforces: whether it can hold a key by a unique index.
     """
 
     commit_domain: Literal["row", "table", "file"]
     max_partitions: int
     max_rows: int
     modes: frozenset[str]
+    enforces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,9 @@ class HistoryEntry:
     """One committed transaction's work in one partition, or a person's intervention.
 
     Attributes:
-        action: ``consolidate``, ``force_release`` or ``discard``.
+        action: ``consolidate``, ``force_release``, ``discard``, ``dedupe``, ``restore`` or ``guarded``.
+        rows_inserted: of ``guarded``, the net change of the partition's rows, which may be negative.
+        rows_superseded: of ``dedupe`` and ``restore``, the rows that were moved aside.
         committed_at: UTC, by the warehouse's clock.
     """
 
@@ -135,6 +140,41 @@ class InspectRequest:
     limit: int = 20
 
 
+@dataclass(frozen=True, slots=True)
+class RepairRequest:
+    """Where to look for duplicates that are to be repaired.
+
+    Attributes:
+        partition: only this one.
+        limit: how many keys to name.
+    """
+
+    spec: TableSpec
+    partition: str | None = None
+    limit: int = 20
+
+
+class GuardedTransaction(Protocol):
+    """The transaction in which people's own statements run."""
+
+    @property
+    def target(self) -> str:
+        """The target table as a statement names it, quoted for the engine."""
+        ...
+
+    def execute(
+        self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()
+    ) -> Sequence[tuple[object, ...]]:
+        """Run one statement in the engine's own dialect and return its rows, if it has any.
+
+        Raises:
+            UsageError: it begins or ends a transaction.
+            ConflictError: it lost against another transaction; run the whole block again.
+            WarehouseError: the engine refuses it.
+        """
+        ...
+
+
 class Prepared(Protocol):
     """A plan whose heavy part is done: the rows are read, checked and deduplicated."""
 
@@ -189,6 +229,66 @@ class Warehouse(Protocol):
 
     def resolve(self, plan: MergePlan) -> Committed | Refused | Unknown:
         """Find out how a transaction of unknown end has ended: take the guard, then read the ledger."""
+        ...
+
+    def guarded(
+        self, work: Intervention, cancellation: Cancellation
+    ) -> AbstractContextManager[GuardedTransaction]:
+        """Run a block of people's own statements: guard, token, the block, verify, history, commit.
+
+        An exception of the block rolls everything back. ``cancellation`` is asked right before the commit.
+
+        Raises:
+            ConflictError: lost against another transaction, nothing was committed.
+            StaleLeaseError: a higher token has committed for the scope.
+            DuplicatesError: the partition would hold a key twice; rolled back.
+            OutcomeUnknownError: nobody can tell whether it has committed; ask ``settled``.
+        """
+        ...
+
+    def settled(self, work: Intervention) -> bool:
+        """Take the guard, then tell whether the transaction of ``work`` has committed; if not, it never will.
+
+        Raises:
+            OutcomeUnknownError: that cannot be found out now.
+        """
+        ...
+
+    def plan_repair(self, request: RepairRequest) -> RepairPlan:
+        """Find keys that stand more than once, with what made them so. Changes nothing."""
+        ...
+
+    def repair(self, work: Intervention, planned: PartitionRepair, cancellation: Cancellation) -> Repaired:
+        """Keep the newest row of each key of one partition and move the others aside, in one transaction.
+
+        They go to ``<target>_removed_duplicates`` with run, reason, batch (where it can be told) and time.
+
+        Raises:
+            PlanOutdatedError: the duplicates are not those of the plan any more; nothing was changed.
+            As ``guarded``.
+        """
+        ...
+
+    def restore(
+        self, work: Intervention, *, run: str, key: Mapping[str, str | None], cancellation: Cancellation
+    ) -> Repaired:
+        """Exchange the row of a key with the one that ``run`` removed: it comes back, the other goes aside.
+
+        ``key`` is the business key, values as text; None is NULL. If ``run`` removed several rows of the key, the
+        newest of them comes back.
+
+        Raises:
+            UsageError: ``run`` removed no row of that key in the partition.
+            As ``guarded``.
+        """
+        ...
+
+    def upkeep(self, specs: Sequence[TableSpec], *, apply: bool) -> Sequence[str]:
+        """Keep the engine's own storage in check: small files, old snapshots.
+
+        Returns:
+            What would be done, or with ``apply`` what was done, as lines; empty where there is nothing to do.
+        """
         ...
 
     def raise_fence(self, spec: TableSpec, scope: Scope, *, token: int, by: str, reason: str) -> int:

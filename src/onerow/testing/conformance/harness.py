@@ -132,6 +132,13 @@ class WarehouseHarness(ABC):
         """Return all rows of the target with the columns of ``spec``, in any order."""
 
     @abstractmethod
+    def related_rows(self, spec: TableSpec, suffix: str) -> list[Row]:
+        """Return all rows and columns of the table or view ``<target><suffix>``, such as ``_duplicates``.
+
+        Timestamps are aware and in UTC, decimals Decimal.
+        """
+
+    @abstractmethod
     def foreign_insert(self, spec: TableSpec, rows: Sequence[Row]) -> None:
         """Insert rows the way somebody does who does not use onerow."""
 
