@@ -155,13 +155,13 @@ def rollback(connection: Connection) -> None:
 
 
 def rows(connection: Connection, statement: Statement, *values: object) -> list[tuple[Any, ...]]:
-    """Run a statement and return its rows. Values are sent beside the text."""
-    return connection.execute(statement, values, binary=True).fetchall()
+    """Run a statement and return its rows. Values are sent beside the text, in which they are called $1, $2, ..."""
+    return psycopg.RawCursor(connection).execute(statement, values, binary=True).fetchall()
 
 
 def row(connection: Connection, statement: Statement, *values: object) -> tuple[Any, ...]:
     """Run a statement that returns one row and return it."""
-    found = connection.execute(statement, values, binary=True).fetchone()
+    found = psycopg.RawCursor(connection).execute(statement, values, binary=True).fetchone()
     if found is None:
         raise WarehouseError("PostgreSQL returned no row where there must be one.")
     return found
@@ -169,7 +169,7 @@ def row(connection: Connection, statement: Statement, *values: object) -> tuple[
 
 def run(connection: Connection, statement: Statement, *values: object) -> int:
     """Run a statement and return how many rows it has changed."""
-    return connection.execute(statement, values or None).rowcount
+    return psycopg.RawCursor(connection).execute(statement, values or None).rowcount
 
 
 def application_name(*words: str) -> str:
@@ -188,7 +188,7 @@ def blockers(server: Server, pid: int) -> Sequence[str]:
     """Say who keeps the session ``pid`` waiting, one line each; asked on another connection."""
     statement = sql.SQL(
         "select pid, usename, application_name, state, extract(epoch from clock_timestamp() - xact_start)::float8 "
-        "from pg_catalog.pg_stat_activity where pid = any (pg_catalog.pg_blocking_pids(%s))"
+        "from pg_catalog.pg_stat_activity where pid = any (pg_catalog.pg_blocking_pids($1))"
     )
     with server.connection() as connection:
         found = rows(connection, statement, pid)
