@@ -41,8 +41,13 @@ check: $(STAMP)  ## formatter, linter, types, import contracts, dependencies
 format: $(STAMP)  ## let the linter mend what it can
 	@$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## ratios to the bare engine, medians of paired runs (about 15 minutes)
+bench: $(STAMP)  ## ratios to the bare engines, medians of paired runs, and a plot (about an hour)
 	@$(BIN)/python -m benchmarks.duckdb_merge
+	@$(BIN)/python -m benchmarks.engines postgresql
+	@$(BIN)/python -m benchmarks.engines ducklake
+	@$(BIN)/python -m benchmarks.postgresql
+	@$(BIN)/python -m benchmarks.embedded
+	@$(BIN)/python -m benchmarks.plot
 
 simulate: $(STAMP)  ## the simulation over many seeds: make simulate SEEDS=20000
 	@$(BIN)/python -m onerow.testing.simulate --seeds $(SEEDS)
