@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conformance.postgresql import PostgresHarness, PostgresPartsHarness, UnenforcedPostgresHarness
 from onerow.adapters.clock import SystemClock, SystemIds
 from onerow.adapters.locks.sqlite import SqliteLocks
 from onerow.adapters.staging.files import FileParts
@@ -147,7 +148,7 @@ def flip_a_byte(path, *, at=None):
     path.write_bytes(bytes(data))
 
 
-PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness}
+PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness, "postgresql": PostgresPartsHarness}
 
 
 # --- warehouses ----------------------------------------------------------------------------
@@ -400,4 +401,6 @@ WAREHOUSES = {
     "memory-row": MemoryRowWarehouseHarness,
     "duckdb": DuckDBHarness,
     "ducklake-sqlite": DuckLakeSqliteHarness,
+    "postgresql": PostgresHarness,
+    "postgresql-unenforced": UnenforcedPostgresHarness,
 }

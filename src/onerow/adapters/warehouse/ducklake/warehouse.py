@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import duckdb
 
 from onerow.adapters.warehouse.duckdb import install as installation
-from onerow.adapters.warehouse.duckdb import sql
-from onerow.adapters.warehouse.duckdb.database import rows
 from onerow.adapters.warehouse.duckdb.merge import Transaction
 from onerow.adapters.warehouse.duckdb.warehouse import BUSY_TIMEOUT_S, EmbeddedWarehouse
 from onerow.adapters.warehouse.ducklake import doctor
