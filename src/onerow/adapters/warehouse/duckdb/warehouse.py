@@ -10,7 +10,7 @@ import duckdb
 
 from onerow.adapters.warehouse.duckdb import inspection
 from onerow.adapters.warehouse.duckdb import install as installation
-from onerow.adapters.warehouse.duckdb.database import Database, is_conflict, map_error, row, rows
+from onerow.adapters.warehouse.duckdb.database import Database, row, rows
 from onerow.adapters.warehouse.duckdb.merge import (
     HASH_SEEDS,
     HashCollisionError,
@@ -53,8 +53,8 @@ CAPABILITIES: Final = Capabilities(
 )
 
 
-class DuckDBWarehouse:
-    """One DuckDB file.
+class EmbeddedWarehouse:
+    """What is attached to a private instance of DuckDB: a file of its own, or a lake.
 
     Args:
         locate: gives the local path of a part's Parquet file, checked against its manifest.
@@ -62,22 +62,23 @@ class DuckDBWarehouse:
         versions: the same for tables in versions mode.
     """
 
+    layout = installation.Layout()
+
     def __init__(
         self,
-        path: Path,
+        database: Database,
         *,
         locate: Callable[[PartManifest], str],
-        control_schema: str = "onerow",
-        busy_timeout_s: float = BUSY_TIMEOUT_S,
-        transaction: type[Transaction] = Transaction,
+        control_schema: str,
+        transaction: type[Transaction],
         versions: type[VersionsTransaction] = VersionsTransaction,
     ) -> None:
-        self._database = Database(path, busy_timeout_s=busy_timeout_s)
+        self._database = database
         self._locate = locate
         self._schema = control_schema
         self._transaction = transaction
         self._versions = versions
-        self._control = installation.control_statements(control_schema)
+        self._control = installation.control_statements(control_schema, own_guards=self.layout.own_guards)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -96,6 +97,7 @@ class DuckDBWarehouse:
                     control_schema=self._schema,
                     lock_store=lock_store,
                     adopt_locks=adopt_locks,
+                    layout=self.layout,
                 )
                 connection.execute("commit")
             except BaseException:
@@ -163,7 +165,7 @@ class DuckDBWarehouse:
             connection,
             prepared,
             target_types=target_types,
-            control=self._control,
+            control=self._control.of(plan.spec.name),
         )
         cancellation.on_cancel(connection.interrupt)
         try:
@@ -179,7 +181,7 @@ class DuckDBWarehouse:
             return Refused("cancelled", error)
         except duckdb.Error as error:
             _rollback(connection)
-            return _refused(error, cancellation)
+            return self._refused(error, cancellation)
         except BaseException:
             _rollback(connection)
             raise
@@ -208,11 +210,11 @@ class DuckDBWarehouse:
         try:
             committed = self._read_committed(connection, plan)
         except duckdb.Error as error:
-            return Unknown(map_error(failure or error, "nobody can tell whether the commit was kept"))
+            return Unknown(self._database.map_error(failure or error, "nobody can tell whether the commit was kept"))
         if committed is not None:
             return Committed(counts, merge_s=transaction.merge_s, verify_s=transaction.verify_s)
-        if failure is not None and not is_conflict(failure):
-            return Refused("failed", map_error(failure, "the commit failed"))
+        if failure is not None and not self._database.is_conflict(failure):
+            return Refused("failed", self._database.map_error(failure, "the commit failed"))
         return Refused("conflict", WarehouseError("The commit was not kept."))
 
     def resolve(self, plan: MergePlan) -> Committed | Refused | Unknown:
@@ -221,7 +223,7 @@ class DuckDBWarehouse:
             with self._errors("the outcome cannot be read"), self._database.open() as connection:
                 connection.execute("begin")
                 try:
-                    rows(connection, self._control["change_guard"], plan.spec.name)
+                    rows(connection, self._control.of(plan.spec.name)["change_guard"], plan.spec.name)
                     committed = self._read_committed(connection, plan)
                     connection.execute("commit")
                 except BaseException:
@@ -253,14 +255,15 @@ class DuckDBWarehouse:
     def raise_fence(self, spec: TableSpec, scope: Scope, *, token: int, by: str, reason: str) -> int:
         """Raise the fence of a scope, with an audit entry, in a transaction of its own."""
         name, partition = spec.name, scope.partition or ""
+        control = self._control.of(name)
         with self._errors("the fence could not be raised"), self._database.open() as connection:
             connection.execute("begin")
             try:
                 self._change_guard(connection, name)
-                found = rows(connection, self._control["read_fences"], name, [partition])
+                found = rows(connection, control["read_fences"], name, [partition])
                 fence = max(token, *(value for _, value in found)) if found else token
-                rows(connection, self._control["delete_fences"], name, [partition])
-                rows(connection, self._control["insert_fences"], name, [partition], [fence])
+                rows(connection, control["delete_fences"], name, [partition])
+                rows(connection, control["insert_fences"], name, [partition], [fence])
                 values = ("force_release", name, "", "", 0, False, by, 0.0, 0.0, reason)
                 self._insert_history(connection, values, (scope.partition, fence, 0, 0, 0, 0, 0, 0))
                 connection.execute("commit")
@@ -291,7 +294,7 @@ class DuckDBWarehouse:
         rows(connection, self._control["insert_history"], *values, *([value] for value in counts))
 
     def _change_guard(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
-        (changed,) = row(connection, self._control["change_guard"], name)
+        (changed,) = row(connection, self._control.of(name)["change_guard"], name)
         if changed != 1:
             raise NotInstalledError(f"The table {name!r} has no guard row.", hint="Run `onerow init`.")
 
@@ -308,7 +311,7 @@ class DuckDBWarehouse:
         """Look for duplicates and other findings."""
         with self._read() as connection:
             types = installation.target_types(connection, request.spec)
-            return inspection.inspect(connection, request, types, self._control)
+            return inspection.inspect(connection, request, types, self._control.of(request.spec.name))
 
     def probe(self, specs: Sequence[TableSpec]) -> Sequence[tuple[str, bool, str]]:
         """Check what is reachable, present and fitting."""
@@ -336,7 +339,53 @@ class DuckDBWarehouse:
                 f"{doing}: {str(error).splitlines()[0]}", hint="Run `onerow init` to create what is missing."
             ) from error
         except duckdb.Error as error:
-            raise map_error(error, doing) from error
+            raise self._database.map_error(error, doing) from error
+
+    def _refused(self, error: duckdb.Error, cancellation: Cancellation) -> Refused:
+        """Return the refusal that an error before the commit stands for."""
+        if isinstance(error, duckdb.InterruptException):
+            try:
+                cancellation.raise_if_cancelled()
+            except FencedError as lost:
+                return Refused("cancelled", lost)
+            return Refused("cancelled", LeaseLostError("The merge was interrupted."))
+        if self._database.is_conflict(error):
+            return Refused("conflict", self._database.map_error(error, "the transaction lost against another one"))
+        if isinstance(error, duckdb.CatalogException):
+            return Refused(
+                "failed",
+                NotInstalledError(
+                    f"Something is missing in the warehouse: {str(error).splitlines()[0]}", hint="Run `onerow init`."
+                ),
+            )
+        if isinstance(error, duckdb.ConstraintException):
+            return Refused(
+                "failed",
+                RowRefusedError(
+                    f"The target refuses a row: {str(error).splitlines()[0]}",
+                    hint='Declare the column as required ("TYPE not null") so that such rows are refused when staged.',
+                ),
+            )
+        return Refused("failed", self._database.map_error(error, "the merge failed"))
+
+
+class DuckDBWarehouse(EmbeddedWarehouse):
+    """One DuckDB file; see ``EmbeddedWarehouse``."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        locate: Callable[[PartManifest], str],
+        control_schema: str = "onerow",
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        transaction: type[Transaction] = Transaction,
+        versions: type[VersionsTransaction] = VersionsTransaction,
+    ) -> None:
+        database = Database(path, busy_timeout_s=busy_timeout_s)
+        super().__init__(
+            database, locate=locate, control_schema=control_schema, transaction=transaction, versions=versions
+        )
 
 
 def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
@@ -346,33 +395,3 @@ def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
     except duckdb.TransactionException as error:
         if "no transaction is active" not in str(error):
             raise
-
-
-def _refused(error: duckdb.Error, cancellation: Cancellation) -> Refused:
-    """Return the refusal that an error before the commit stands for."""
-    if isinstance(error, duckdb.InterruptException):
-        try:
-            cancellation.raise_if_cancelled()
-        except FencedError as lost:
-            return Refused("cancelled", lost)
-        return Refused("cancelled", LeaseLostError("The merge was interrupted."))
-    if is_conflict(error):
-        return Refused("conflict", map_error(error, "the transaction lost against another one"))
-    if isinstance(error, duckdb.CatalogException):
-        return Refused(
-            "failed",
-            NotInstalledError(
-                f"Something is missing in the warehouse: {str(error).splitlines()[0]}", hint="Run `onerow init`."
-            ),
-        )
-    if isinstance(error, duckdb.ConstraintException):
-        return Refused(
-            "failed",
-            RowRefusedError(
-                f"The target refuses a row: {str(error).splitlines()[0]}",
-                hint='Declare the column as required ("TYPE not null") so that such rows are refused when staged.',
-            ),
-        )
-    return Refused("failed", map_error(error, "the merge failed"))
-
-
