@@ -122,10 +122,12 @@ def _open_ducklake(
     from onerow.adapters.staging.files import FileParts
 
     with _extra("ducklake"):
-        from onerow.adapters.warehouse.ducklake.warehouse import DuckLakeWarehouse, staging_folder
+        from onerow.adapters.warehouse.ducklake.warehouse import STAGING_SUFFIX, DuckLakeWarehouse, staging_folder
 
     folder = staging_folder(url.data_path)  # an object store's files are staged in a folder
-    parts = FileParts(settings.staging if folder is None else folder, clock=clock, ids=ids)
+    parts = FileParts(
+        settings.staging if folder is None else folder, clock=clock, ids=ids, suffix=STAGING_SUFFIX
+    )
     warehouse = DuckLakeWarehouse(
         catalog=catalog.path if catalog.path is not None else catalog.secret,
         data_path=url.data_path,
