@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ from onerow.adapters.locks.sqlite import SqliteLocks
 from onerow.adapters.staging.files import FileParts
 from onerow.adapters.warehouse.duckdb.merge import Transaction as DuckDBTransaction
 from onerow.adapters.warehouse.duckdb.warehouse import DuckDBWarehouse
+from onerow.adapters.warehouse.ducklake.lake import Lake, catalog_of
+from onerow.adapters.warehouse.ducklake.warehouse import DuckLakeWarehouse, staging_folder
 from onerow.core.rows import arrow_schema
 from onerow.testing.conformance.harness import SPEC, PartStoreHarness, WarehouseHarness
 from onerow.testing.conformance.lockstore import LockStoreHarness
@@ -281,6 +283,105 @@ class DuckDBHarness(WarehouseHarness):
         flip_a_byte(self._parts.data_path(part))
 
 
+_lakes: dict[str, object] = {}
+
+
+class DuckLakeHarness(WarehouseHarness):
+    """Tells what is the same with every catalog."""
+
+    transaction = DuckDBTransaction
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data_path = str(folder / "lake")
+        self.catalog = self.new_catalog()
+        staging = staging_folder(self.data_path)
+        self._parts = FileParts(staging, clock=SystemClock(), ids=SystemIds(), suffix=".part")
+        self._opened, self._calls = [], 0
+
+    def new_catalog(self):
+        """Return where the catalog will be; there is none yet."""
+        raise NotImplementedError
+
+    @property
+    def parts(self):
+        return self._parts
+
+    def warehouse(self):
+        self._calls += 1
+        if len(self._opened) < OBJECTS:
+            self._opened.append(
+                DuckLakeWarehouse(
+                    catalog=self.catalog,
+                    data_path=self.data_path,
+                    locate=self.locate,
+                    busy_timeout_s=30.0,
+                    transaction=self.transaction,
+                )
+            )
+        return self._opened[self._calls % len(self._opened)]
+
+    def locate(self, part):
+        return str(self._parts.verify(part))
+
+    def close(self):
+        for warehouse in self._opened:
+            warehouse.close()
+
+    @contextmanager
+    def _connection(self):
+        """Attach as another client does, under another name."""
+        lake = Lake(catalog_of(self.catalog, busy_timeout_s=30.0), self.data_path, busy_timeout_s=30.0)
+        with closing(lake), lake.open() as connection:
+            yield connection
+
+    def foreign_fence(self, spec, partition, token):
+        with self._connection() as connection:
+            connection.execute(
+                f'insert into onerow_db.onerow.{quoted(f"fences_{spec.name}")} values (?, ?, ?)',
+                [spec.name, partition or "", token],
+            )
+
+    def table_rows(self, spec):
+        with self._connection() as connection:
+            columns = ", ".join(f'"{name}"' for name in spec.column_names)
+            table = connection.sql(f"select {columns} from {_in_lake(spec)}").to_arrow_table()
+        return table.cast(arrow_schema(spec.columns)).to_pylist()
+
+    def related_rows(self, spec, suffix):
+        with self._connection() as connection:
+            table = connection.sql(f"select * from {_in_lake(spec, suffix)}").to_arrow_table()
+        return [{name: utc(value) for name, value in row.items()} for row in table.to_pylist()]
+
+    def foreign_insert(self, spec, rows):
+        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(spec.columns))
+        columns = ", ".join(f'"{name}"' for name in spec.column_names)
+        with self._connection() as connection:
+            connection.register("foreign_rows", table)
+            connection.execute(f"insert into {_in_lake(spec)} ({columns}) select {columns} from foreign_rows")
+            connection.unregister("foreign_rows")
+
+    def foreign_delete_all(self, spec):
+        with self._connection() as connection:
+            connection.execute(f"delete from {_in_lake(spec)}")
+
+    def lose_data(self, part):
+        self._parts.data_path(part).unlink()
+
+    def damage_data(self, part):
+        flip_a_byte(self._parts.data_path(part))
+
+
+class DuckLakeSqliteHarness(DuckLakeHarness):
+    def new_catalog(self):
+        return self.folder / "catalog.sqlite"
+
+
+def _in_lake(spec, suffix=""):
+    names = ("onerow_db", *(("main",) if len(spec.target) == 1 else ()), *spec.target[:-1], spec.target[-1] + suffix)
+    return ".".join(quoted(name) for name in names)
+
+
 def quoted(name):
     return '"' + name.replace('"', '""') + '"'
 
@@ -298,4 +399,5 @@ WAREHOUSES = {
     "memory": MemoryWarehouseHarness,
     "memory-row": MemoryRowWarehouseHarness,
     "duckdb": DuckDBHarness,
+    "ducklake-sqlite": DuckLakeSqliteHarness,
 }
