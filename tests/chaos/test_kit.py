@@ -13,7 +13,8 @@ import pytest
 from onerow.config import Settings, companion_locks, parse_url
 from onerow.errors import UsageError
 from onerow.testing.chaos import Options, journal
-from onerow.testing.chaos.bare import bare_of, key_of, order_of
+from onerow.testing.chaos.bare import key_of, order_of
+from onerow.testing.chaos.engines import bare_of
 from onerow.testing.chaos.faults import SkewedClock
 from onerow.testing.chaos.lines import Lines, rewritten, server_of
 from onerow.testing.chaos.nursery import Nursery
@@ -157,7 +158,7 @@ def test_the_nursery_starts_stops_and_kills(tmp_path):
         until(nursery, lambda: defect.exit_code is not None)
         assert defect.exit_code == 1
         left = nursery.start(write_and_wait, str(tmp_path / "left"))
-        until(nursery, lambda: (tmp_path / "left").exists())
+        until(nursery, (tmp_path / "left").exists)
     assert "RuntimeError: told" in log.read_text(encoding="utf-8")
     assert not running(left.pid)
 

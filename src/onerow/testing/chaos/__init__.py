@@ -3,7 +3,7 @@
 ``plan`` draws from the seed what everybody does; ``nursery`` forks the processes; ``roles`` is what they do, ``faults``
 what goes wrong inside them and ``lines`` what goes wrong between them and their servers; ``journal`` is what they
 write down; ``conductor`` runs it all; ``evidence`` gathers what is left, ``verdict`` judges it, ``report`` tells it.
-``bare`` looks at the engines without onerow, and ``plain`` is a plain MERGE to compare with.
+``bare`` and ``engines`` look at the engines without onerow, and ``plain`` is a plain MERGE to compare with.
 """
 
 from onerow.testing.chaos.conductor import run

@@ -1,4 +1,4 @@
-"""The engines by themselves: what stands in the scratch table, read and written without a line of onerow's adapters.
+"""An engine by itself: what stands in the scratch table, read and written without a line of onerow's adapters.
 
 The checker and the reader look through this, the comparison with a plain MERGE writes through it, and the scratch
 table is dropped through it. Its statements are built as trees, with every name quoted.
@@ -6,7 +6,6 @@ table is dropped through it. Its statements are built as trees, with every name 
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import time
 from abc import ABC, abstractmethod
@@ -14,18 +13,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from sqlglot import exp
 
-from onerow.errors import ConfigurationError, UsageError, WarehouseBusyError
+from onerow.errors import UsageError
 from onerow.testing.chaos.plan import COLUMNS, PREFIX, scratch_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from onerow.config import Settings
 
 Row = tuple[Any, ...]
 """A row of the scratch table: its values in the order of ``plan.COLUMNS``, times in UTC."""
 
-BUSY_S: Final = 60.0
 PLAIN_TRIES: Final = 20
 
 Node = exp.Expr  # the root of all of sqlglot's nodes
@@ -69,8 +68,11 @@ class Bare(ABC):
         self.table = table
 
     @abstractmethod
-    def session(self, *, writes: bool) -> contextlib.AbstractContextManager[Session]:
+    def session(self, *, writes: bool) -> AbstractContextManager[Session]:
         """Have the engine open, with a transaction that commits at the end of the block and rolls back on an error."""
+
+    def close(self) -> None:  # noqa: B027 -- not every engine stays open
+        """Let go of what is open."""
 
     @abstractmethod
     def is_conflict(self, error: Exception) -> bool:
@@ -150,11 +152,11 @@ class Bare(ABC):
     # --- leaving nothing behind ---------------------------------------------------------------
 
     def clear(self) -> None:
-        """Drop the scratch table, everything that is called after it, and its lines in the control tables."""
+        """Drop the scratch table, everything that has its name in its own, and its lines in the control tables."""
         schema = self.settings.control_schema
         with self.session(writes=True) as session:
             for found_schema, name, kind in session.relations():
-                if name == self.table or name.startswith(f"{self.table}_"):
+                if self.table in name:  # companions, views, and guards of its own
                     relation = exp.table_(name, db=found_schema, quoted=True)
                     session.run(_on("drop view target" if "VIEW" in kind.upper() else "drop table target", relation))
             for name in session.tables_with("table_name", schema):
@@ -190,69 +192,18 @@ class Session(ABC):
     def relations(self) -> list[Row]:
         """Return schema, name and kind of all tables and views, views first."""
         columns = [exp.column(name) for name in ("table_schema", "table_name", "table_type")]
-        found = self.query(exp.select(*columns).from_("information_schema.tables"))
+        tables = exp.select(*columns).from_("information_schema.tables")
+        found = self.query(tables.where("table_catalog = current_database()"))
         return sorted(found, key=lambda row: "VIEW" not in row[2].upper())
 
     def tables_with(self, column: str, schema: str) -> list[str]:
         """Return the tables of a schema that have a column."""
         wanted = exp.select("table_name").from_("information_schema.columns")
+        wanted = wanted.where("table_catalog = current_database()")
         wanted = wanted.where(exp.column("column_name").eq(exp.Literal.string(column)))
         wanted = wanted.where(exp.column("table_schema").eq(exp.Literal.string(schema)))
-        views = {(name, kind) for found, name, kind in self.relations() if found == schema and "VIEW" in kind.upper()}
-        return [name for (name,) in self.query(wanted) if name not in {view for view, _ in views}]
-
-
-class DuckDBFile(Bare):
-    """A DuckDB file: open for a moment at a time, by one process at a time."""
-
-    dialect = "duckdb"
-
-    @contextlib.contextmanager
-    def session(self, *, writes: bool) -> Iterator[Session]:
-        """Open the file when it is free."""
-        import duckdb
-
-        deadline_s = time.monotonic() + BUSY_S
-        while True:
-            try:
-                connection = duckdb.connect(str(self.settings.warehouse.path), read_only=not writes)
-                break
-            except duckdb.IOException as error:
-                if "Could not set lock" not in str(error):
-                    raise
-                if time.monotonic() > deadline_s:
-                    raise WarehouseBusyError(f"The file was not free for {BUSY_S:.0f} s: {error}") from error
-            time.sleep(0.005)
-        with contextlib.closing(connection):
-            connection.execute("set TimeZone = 'UTC'")
-            connection.execute("begin")
-            yield _DuckDBSession(connection)
-            connection.execute("commit")
-
-    def is_conflict(self, error: Exception) -> bool:
-        """Two sessions of this engine never overlap; a file that stays held is told."""
-        return isinstance(error, WarehouseBusyError)
-
-
-class _DuckDBSession(Session):
-    dialect = "duckdb"
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    def execute(self, text: str) -> list[Row]:
-        return list(self._connection.execute(text).fetchall())
-
-
-def bare_of(settings: Settings, table: str) -> Bare:
-    """Return the engine that the settings name.
-
-    Raises:
-        ConfigurationError: the torture test does not know it.
-    """
-    if settings.warehouse.scheme == "duckdb":
-        return DuckDBFile(settings, table)
-    raise ConfigurationError(f"The torture test cannot look into {settings.warehouse} by itself yet.")
+        tables = {name for found, name, kind in self.relations() if found == schema and "VIEW" not in kind.upper()}
+        return [name for (name,) in self.query(wanted) if name in tables]
 
 
 def _on(statement: str, table: Node) -> Node:

@@ -18,7 +18,7 @@ from onerow.bootstrap import open_store
 from onerow.errors import OnerowError
 from onerow.services.leases import LEASE_PREFIX, TURN_PREFIX
 from onerow.testing.chaos import roles
-from onerow.testing.chaos.bare import bare_of
+from onerow.testing.chaos.engines import bare_of
 from onerow.testing.chaos.evidence import Evidence, read_engine, read_journals, read_store
 from onerow.testing.chaos.journal import Follower, Journal
 from onerow.testing.chaos.lines import Lines
@@ -103,6 +103,8 @@ def run(settings: Settings, options: Options, *, on_progress: Progress | None = 
     finally:
         if clear:
             _clear(scratch, options, bare, table)
+        bare.close()
+        if clear:
             shutil.rmtree(folder)
 
 

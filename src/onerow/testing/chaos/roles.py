@@ -14,7 +14,8 @@ from onerow.bootstrap import open_store
 from onerow.errors import BatchNotFoundError, OnerowError, UsageError
 from onerow.services.events import logger
 from onerow.testing.chaos import journal as journals
-from onerow.testing.chaos.bare import bare_of, key_of, order_of
+from onerow.testing.chaos.bare import key_of, order_of
+from onerow.testing.chaos.engines import bare_of
 from onerow.testing.chaos.faults import Accidents, open_shaken
 from onerow.testing.chaos.journal import Journal
 from onerow.testing.chaos.plain import PlainMerge
