@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,12 @@ from onerow.adapters.warehouse.duckdb.warehouse import DuckDBWarehouse
 from onerow.adapters.warehouse.ducklake.lake import Lake, catalog_of
 from onerow.adapters.warehouse.ducklake.warehouse import DuckLakeWarehouse, staging_folder
 from onerow.core.rows import arrow_schema
+from onerow.core.views import CURRENT, DUPLICATES, monitor_columns
 from onerow.testing.conformance.harness import SPEC, PartStoreHarness, WarehouseHarness
 from onerow.testing.conformance.lockstore import LockStoreHarness
 from onerow.testing.memory_locks import MemoryLocks
 from onerow.testing.memory_parts import MemoryParts
-from onerow.testing.memory_tables import MemoryDatabase, Transaction
+from onerow.testing.memory_tables import MemoryDatabase, Transaction, comparable
 from onerow.testing.memory_warehouse import MemoryWarehouse
 
 if TYPE_CHECKING:
@@ -169,13 +171,17 @@ class MemoryWarehouseHarness(WarehouseHarness):
 
     def table_rows(self, spec):
         rows = self._database.tables[spec.name].rows.values()
-        return [dict(zip(spec.column_names, row, strict=True)) for row in rows]
+        return [dict(zip(stored_names(spec), row, strict=True)) for row in rows]
 
     def related_rows(self, spec, suffix):
-        raise NotImplementedError(suffix)
+        return {DUPLICATES: duplicates_view, CURRENT: current_view}[suffix](spec, self.table_rows(spec))
 
     def foreign_insert(self, spec, rows):
-        self.warehouse().insert_foreign(spec, [tuple(row[name] for name in spec.column_names) for row in rows])
+        self.warehouse().insert_foreign(spec, [tuple(row[name] for name in stored_names(spec)) for row in rows])
+
+    def forget_ledger(self, spec):
+        tables = self._database.tables
+        tables[spec.name] = replace(tables[spec.name], ledger=())
 
     def foreign_delete_all(self, spec):
         state = self._database.tables[spec.name]
@@ -198,6 +204,47 @@ class MemoryWarehouseHarness(WarehouseHarness):
 
 class MemoryRowWarehouseHarness(MemoryWarehouseHarness):
     domain = "row"
+
+
+def stored_names(spec):
+    return [column.name for column in spec.stored_columns]
+
+
+def grouped(rows, names):
+    """Return the rows by the values of some columns."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def duplicates_view(spec, rows):
+    """Return what the view ``<target>_duplicates`` shows: where there is no engine, there is no view of its own."""
+    order, names = spec.order_by[0], (*spec.row_identity, *monitor_columns(spec))
+    return [
+        dict(
+            zip(
+                names,
+                (
+                    *key,
+                    len(found),
+                    spec.id_column and ", ".join(sorted(row[spec.id_column] for row in found if row[spec.id_column])),
+                    max((row[order] for row in found if row[order] is not None), default=None),
+                ),
+                strict=True,
+            )
+        )
+        for key, found in grouped(rows, spec.row_identity).items()
+        if len(found) > 1
+    ]
+
+
+def current_view(spec, rows):
+    """Return what the view ``<target>_current`` shows."""
+    return [
+        max(found, key=lambda row: [comparable(row[name]) for name in spec.comparison])
+        for found in grouped(rows, spec.identity).values()
+    ]
 
 
 OBJECTS = 2
@@ -255,9 +302,9 @@ class DuckDBHarness(WarehouseHarness):
 
     def table_rows(self, spec):
         with self._connection() as connection:
-            columns = ", ".join(f'"{name}"' for name in spec.column_names)
+            columns = ", ".join(quoted(name) for name in stored_names(spec))
             table = connection.sql(f"select {columns} from {_target(spec)}").to_arrow_table()
-        return table.cast(arrow_schema(spec.columns)).to_pylist()
+        return table.cast(arrow_schema(spec.stored_columns)).to_pylist()
 
     def related_rows(self, spec, suffix):
         with self._connection() as connection:
@@ -266,11 +313,15 @@ class DuckDBHarness(WarehouseHarness):
         return [{name: utc(value) for name, value in row.items()} for row in table.to_pylist()]
 
     def foreign_insert(self, spec, rows):
-        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(spec.columns))
-        columns = ", ".join(f'"{name}"' for name in spec.column_names)
+        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(spec.stored_columns))
+        columns = ", ".join(quoted(name) for name in stored_names(spec))
         with self._connection() as connection:
             connection.register("foreign_rows", table)
             connection.execute(f"insert into {_target(spec)} ({columns}) select {columns} from foreign_rows")
+
+    def forget_ledger(self, spec):
+        with self._connection() as connection:
+            connection.execute("delete from onerow.ledger where table_name = ?", [spec.name])
 
     def foreign_delete_all(self, spec):
         with self._connection() as connection:
@@ -334,6 +385,10 @@ class DuckLakeHarness(WarehouseHarness):
         lake = Lake(catalog_of(self.catalog, busy_timeout_s=30.0), self.data_path, busy_timeout_s=30.0)
         with closing(lake), lake.open() as connection:
             yield connection
+
+    def forget_ledger(self, spec):
+        with self._connection() as connection:
+            connection.execute("delete from onerow_db.onerow.ledger where table_name = ?", [spec.name])
 
     def foreign_fence(self, spec, partition, token):
         with self._connection() as connection:

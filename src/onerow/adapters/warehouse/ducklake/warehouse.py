@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import duckdb
 
 from onerow.adapters.warehouse.duckdb import install as installation
-from onerow.adapters.warehouse.duckdb import sql
-from onerow.adapters.warehouse.duckdb.database import rows
 from onerow.adapters.warehouse.duckdb.merge import Transaction
+from onerow.adapters.warehouse.duckdb.versions import VersionsTransaction
 from onerow.adapters.warehouse.duckdb.warehouse import BUSY_TIMEOUT_S, EmbeddedWarehouse
 from onerow.adapters.warehouse.ducklake import doctor
 from onerow.adapters.warehouse.ducklake.lake import Lake, catalog_of
@@ -81,10 +80,13 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
         control_schema: str = "onerow",
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         transaction: type[Transaction] = Transaction,
+        versions: type[VersionsTransaction] = VersionsTransaction,
     ) -> None:
         place = catalog_of(catalog, busy_timeout_s=busy_timeout_s)
         self._lake = Lake(place, data_path, busy_timeout_s=busy_timeout_s)
-        super().__init__(self._lake, locate=locate, control_schema=control_schema, transaction=transaction)
+        super().__init__(
+            self._lake, locate=locate, control_schema=control_schema, transaction=transaction, versions=versions
+        )
 
     @property
     def capabilities(self) -> Capabilities:
