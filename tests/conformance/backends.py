@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from onerow.adapters.clock import SystemClock, SystemIds
+from onerow.adapters.locks.postgresql import PostgresLocks
 from onerow.adapters.locks.sqlite import SqliteLocks
 from onerow.adapters.staging.files import FileParts
 from onerow.adapters.warehouse.duckdb.merge import Transaction as DuckDBTransaction
@@ -32,6 +33,7 @@ from onerow.testing.memory_locks import MemoryLocks
 from onerow.testing.memory_parts import MemoryParts
 from onerow.testing.memory_tables import MemoryDatabase, Transaction, comparable
 from onerow.testing.memory_warehouse import MemoryWarehouse
+from support.postgres import databases
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +80,27 @@ class SqliteLocksHarness(LockStoreHarness):
             store.close()
 
 
-LOCK_STORES = {"memory": MemoryLocksHarness, "sqlite": SqliteLocksHarness}
+class PostgresLocksHarness(LockStoreHarness):
+    def __init__(self, folder: Path) -> None:
+        self._databases = databases()
+        self._name = self._databases.create()
+        self._url = self._databases.url(self._name)
+        self._opened = []
+
+    def store(self):
+        self._opened.append(PostgresLocks(self._url))
+        return self._opened[-1]
+
+    def opener(self):
+        return partial(PostgresLocks, self._url)
+
+    def close(self):
+        for store in self._opened:
+            store.close()
+        self._databases.drop(self._name)
+
+
+LOCK_STORES = {"memory": MemoryLocksHarness, "sqlite": SqliteLocksHarness, "postgresql": PostgresLocksHarness}
 
 
 # --- part stores ---------------------------------------------------------------------------
