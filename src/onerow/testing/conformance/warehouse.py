@@ -10,6 +10,8 @@ from onerow.testing.conformance import (
     warehouse_outcomes,
     warehouse_partitions,
     warehouse_protocol,
+    warehouse_versions,
+    warehouse_views,
 )
 from onerow.testing.conformance.asking import Checks
 
@@ -23,5 +25,7 @@ CHECKS: Checks[WarehouseHarness] = Checks(
         *warehouse_looking.CHECKS,
         *warehouse_protocol.CHECKS,
         *warehouse_outcomes.CHECKS,
+        *warehouse_versions.CHECKS,
+        *warehouse_views.CHECKS,
     ]
 )

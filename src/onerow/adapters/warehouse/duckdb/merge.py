@@ -114,9 +114,9 @@ def prepare(
     tallies = {task.partition: Tally(task.rows_staged) for task in plan.tasks}
     keys = 0
     for value, found, keys in rows(connection, statements["count_staged"]):  # noqa: B007 -- the same in every row
-        tally = tallies.get(_name(spec, value))
+        tally = tallies.get(partition_name(spec, value))
         if tally is None or tally.staged != found:
-            _refuse_part(plan, _name(spec, value), found, tally.staged if tally else 0)
+            _refuse_part(plan, partition_name(spec, value), found, tally.staged if tally else 0)
         tally.winners = found
     for name, tally in tallies.items():
         if tally.staged != tally.winners:
@@ -126,7 +126,7 @@ def prepare(
         connection.execute(statements["collect_losers"])
         (dropped,) = row(connection, statements["drop_losers"])
         for value, losers in rows(connection, statements["count_losers"]):
-            tallies[_name(spec, value)].winners -= losers
+            tallies[partition_name(spec, value)].winners -= losers
             dropped -= losers
         if dropped:
             raise WarehouseError("The engine removed other rows of the batch than those it was told to.")
@@ -294,29 +294,33 @@ class Transaction:
         written = sum(tally.winners for tally in tallies.values()) - kept
         if updated:
             (deleted,) = row(run, statements["delete_replaced"])
-            _expect("rows replaced", deleted, updated)
+            expect("rows replaced", deleted, updated)
         if written:
             (inserted,) = row(run, statements["insert_newest" if kept else "insert_all"])
-            _expect("rows inserted", inserted, written)
+            expect("rows inserted", inserted, written)
 
     def verify(self, counts: Mapping[str | None, MergeCounts]) -> None:
         """Read the touched partitions back: one row per key, every staged key there, nothing older, counts add up."""
         seen: dict[str | None, int] = {}
         keys = 0
         for value, found, keys in rows(self.connection, self.statements["verify_keys"]):  # noqa: B007
-            seen[_name(self.plan.spec, value)] = found
+            seen[partition_name(self.plan.spec, value)] = found
         if keys != sum(seen.values()):
             self._refuse_duplicates()
-        for name, tally in self.prepared.tallies.items():
-            where = f"partition {name!r}" if name is not None else "the table"
-            _expect(f"rows in {where}", seen.get(name, 0), tally.before + counts[name].inserted)
-            if not counts[name].add_up:
-                _refuse(VerificationError(f"The counts of {where} do not add up: {counts[name]}."))
+        self._verify_counts(seen, counts)
         present, differing = row(self.connection, self.statements["verify_staged"])
-        _expect("staged keys in the table", present, sum(tally.winners for tally in self.prepared.tallies.values()))
+        expect("staged keys in the table", present, sum(tally.winners for tally in self.prepared.tallies.values()))
         if differing:
             (older,) = row(self.connection, self.statements["count_older"])
-            _expect("rows older than a staged row of their key", older, 0)
+            expect("rows older than a staged row of their key", older, 0)
+
+    def _verify_counts(self, seen: Mapping[str | None, int], counts: Mapping[str | None, MergeCounts]) -> None:
+        """Check that each partition has the rows that it had and those inserted, and that its counts add up."""
+        for name, tally in self.prepared.tallies.items():
+            where = f"partition {name!r}" if name is not None else "the table"
+            expect(f"rows in {where}", seen.get(name, 0), tally.before + counts[name].inserted)
+            if not counts[name].add_up:
+                _refuse(VerificationError(f"The counts of {where} do not add up: {counts[name]}."))
 
     def record(self, counts: Mapping[str | None, MergeCounts]) -> None:
         """Write the ledger and the history, in this transaction."""
@@ -376,19 +380,21 @@ class Transaction:
             tally = self._tally(value)
             tally.beaten, tally.beaten_unchanged = beaten, unchanged
             # A repeated key was counted once by its hash; the beaten rows are on top of the winners.
-            _expect("rows beaten within the batch", beaten, tally.staged - tally.winners)
+            expect("rows beaten within the batch", beaten, tally.staged - tally.winners)
 
     def _tally(self, value: Any) -> Tally:
-        return self.prepared.tallies[_name(self.plan.spec, value)]
+        return self.prepared.tallies[partition_name(self.plan.spec, value)]
 
-    def _refuse_duplicates(self) -> None:
+    def _refuse_duplicates(
+        self, statement: str = "find_duplicates", what: str = "business keys of {table!r} stand more than once"
+    ) -> None:
         """Name the keys that stand twice; if none does exactly, it was a collision of hashes."""
         spec = self.plan.spec
-        found = rows(self.connection, self.statements["find_duplicates"], 1000)
+        found = rows(self.connection, self.statements[statement], 1000)
         if not found:
             raise HashCollisionError("Two keys of the table share a hash.")
         partitions = tuple(
-            dict.fromkeys(_name(spec, values[0]) if spec.partition else None for values in found)
+            dict.fromkeys(partition_name(spec, values[0]) if spec.partition else None for values in found)
         )
         keys = [describe_key(spec, values) for values in found[:MAX_NAMED_KEYS]]
         more = "" if len(found) <= MAX_NAMED_KEYS else f" and {len(found) - MAX_NAMED_KEYS} or more others"
@@ -397,7 +403,7 @@ class Transaction:
             Refused(
                 "failed",
                 DuplicatesError(
-                    f"{len(found)} business keys of {spec.name!r} stand more than once: {'; '.join(keys)}{more}.",
+                    f"{len(found)} {what.format(table=spec.name)}: {'; '.join(keys)}{more}.",
                     keys=keys,
                     partitions=partitions,
                     hint="The transaction was rolled back, staging is kept. See them with "
@@ -412,7 +418,7 @@ def describe_key(spec: TableSpec, values: Sequence[Any]) -> str:
     """Return a key as text for people: column=value, value 'x' for text and NULL for none."""
     return ", ".join(
         f"{name}={'NULL' if value is None else repr(value) if isinstance(value, str) else value}"
-        for name, value in zip(spec.identity, values, strict=False)
+        for name, value in zip(spec.row_identity, values[:-1], strict=False)
     )
 
 
@@ -420,7 +426,8 @@ def _refuse(error: OnerowError) -> None:
     raise RefusedError(Refused("failed", error))
 
 
-def _expect(what: str, found: int, wanted: int) -> None:
+def expect(what: str, found: int, wanted: int) -> None:
+    """Refuse the transaction if it has ``found`` other than it should."""
     if found != wanted:
         _refuse(
             VerificationError(
@@ -436,5 +443,6 @@ def _value(spec: TableSpec, name: str | None) -> PartitionValue:
     return decode_partition(name, spec.by_name[spec.partition].type)
 
 
-def _name(spec: TableSpec, value: Any) -> str | None:
+def partition_name(spec: TableSpec, value: Any) -> str | None:
+    """Return the name of the partition that a value of the partition column stands for."""
     return None if spec.partition is None else encode_partition(value)

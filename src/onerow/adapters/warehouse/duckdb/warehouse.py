@@ -19,6 +19,7 @@ from onerow.adapters.warehouse.duckdb.merge import (
     Transaction,
     prepare,
 )
+from onerow.adapters.warehouse.duckdb.versions import VersionsTransaction
 from onerow.core.plans import Committed, MergeCounts, Refused, Unknown
 from onerow.errors import (
     FencedError,
@@ -42,13 +43,13 @@ if TYPE_CHECKING:
     from onerow.ports.warehouse import InspectRequest, Prepared, TableCheck
 
 BUSY_TIMEOUT_S: Final = 30.0
-TEMPORARY: Final = ("staged", "losers", "met", "broken_ties")
+TEMPORARY: Final = ("staged", "losers", "met", "broken_ties", "held", "latest", "stored")
 
 CAPABILITIES: Final = Capabilities(
     commit_domain="file",
     max_partitions=400,
     max_rows=5_000_000,
-    modes=frozenset({"upsert"}),
+    modes=frozenset({"upsert", "versions"}),
 )
 
 
@@ -58,6 +59,7 @@ class EmbeddedWarehouse:
     Args:
         locate: gives the local path of a part's Parquet file, checked against its manifest.
         transaction: the steps; the test kit gives one with a step switched off.
+        versions: the same for tables in versions mode.
     """
 
     layout = installation.Layout()
@@ -69,11 +71,13 @@ class EmbeddedWarehouse:
         locate: Callable[[PartManifest], str],
         control_schema: str,
         transaction: type[Transaction],
+        versions: type[VersionsTransaction],
     ) -> None:
         self._database = database
         self._locate = locate
         self._schema = control_schema
         self._transaction = transaction
+        self._versions = versions
         self._control = installation.control_statements(control_schema, own_guards=self.layout.own_guards)
 
     @property
@@ -156,7 +160,8 @@ class EmbeddedWarehouse:
     ) -> Outcome:
         plan = prepared.plan
         target_types = installation.target_types(connection, plan.spec)
-        transaction = self._transaction(
+        steps = self._transaction if plan.spec.mode == "upsert" else self._versions
+        transaction = steps(
             connection,
             prepared,
             target_types=target_types,
@@ -375,9 +380,12 @@ class DuckDBWarehouse(EmbeddedWarehouse):
         control_schema: str = "onerow",
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         transaction: type[Transaction] = Transaction,
+        versions: type[VersionsTransaction] = VersionsTransaction,
     ) -> None:
         database = Database(path, busy_timeout_s=busy_timeout_s)
-        super().__init__(database, locate=locate, control_schema=control_schema, transaction=transaction)
+        super().__init__(
+            database, locate=locate, control_schema=control_schema, transaction=transaction, versions=versions
+        )
 
 
 def _rollback(connection: duckdb.DuckDBPyConnection) -> None:

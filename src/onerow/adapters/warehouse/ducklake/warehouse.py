@@ -12,6 +12,7 @@ import duckdb
 
 from onerow.adapters.warehouse.duckdb import install as installation
 from onerow.adapters.warehouse.duckdb.merge import Transaction
+from onerow.adapters.warehouse.duckdb.versions import VersionsTransaction
 from onerow.adapters.warehouse.duckdb.warehouse import BUSY_TIMEOUT_S, EmbeddedWarehouse
 from onerow.adapters.warehouse.ducklake import doctor
 from onerow.adapters.warehouse.ducklake.lake import Lake, catalog_of
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from onerow.ports.warehouse import HistoryEntry
 
 STAGING_NAME: Final = "onerow-staging"
+STAGING_SUFFIX: Final = ".part"
 MAX_ATTEMPTS: Final = 12
 BACKOFF_S: Final = 0.02
 MAX_BACKOFF_S: Final = 1.0
@@ -79,10 +81,13 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
         control_schema: str = "onerow",
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         transaction: type[Transaction] = Transaction,
+        versions: type[VersionsTransaction] = VersionsTransaction,
     ) -> None:
         place = catalog_of(catalog, busy_timeout_s=busy_timeout_s)
         self._lake = Lake(place, data_path, busy_timeout_s=busy_timeout_s)
-        super().__init__(self._lake, locate=locate, control_schema=control_schema, transaction=transaction)
+        super().__init__(
+            self._lake, locate=locate, control_schema=control_schema, transaction=transaction, versions=versions
+        )
 
     @property
     def capabilities(self) -> Capabilities:
