@@ -18,7 +18,7 @@ from onerow.adapters.warehouse.postgresql.target import related_table, target_ta
 from onerow.adapters.warehouse.postgresql.warehouse import PostgresWarehouse
 from onerow.core.spec import TableSpec
 from onerow.errors import StagingError
-from onerow.testing.conformance.harness import SPEC, PartStoreHarness, WarehouseHarness
+from onerow.testing.conformance.harness import LOCKS, SPEC, PartStoreHarness, WarehouseHarness
 from onerow.testing.conformance.rows import SPEC as PART_SPEC
 from support import postgres as servers
 
@@ -40,8 +40,36 @@ def shared_staging():
     return Server(shared_url(), errors=StagingError)
 
 
+_usual: list[object] = []
+"""What the database has when it holds the usual table and nothing else."""
+
+
+def relations(connection):
+    return connection.execute(
+        "select relname, oid, relnatts from pg_class "
+        "where relnamespace in (select oid from pg_namespace where nspname in ('onerow', 'public', 'nba')) order by oid"
+    ).fetchall()
+
+
+def tables(connection):
+    return connection.execute(
+        "select c.oid::regclass::text from pg_class as c where relkind = 'r' "
+        "and relnamespace in (select oid from pg_namespace where nspname in ('onerow', 'public'))"
+    ).fetchall()
+
+
+def restored():
+    """Empty the tables of the usual install, if the database has them and nothing else; tell whether it has."""
+    with shared_server().connection() as connection:
+        found = bool(_usual) and relations(connection) == _usual[0]
+        if found:
+            connection.execute(_usual[1])
+    return found
+
+
 def emptied():
-    """Empty the database: what a check needs, it installs."""
+    """Empty the database."""
+    _usual.clear()
     with shared_server().connection() as connection:
         connection.execute("set client_min_messages = warning")
         connection.execute(
@@ -117,14 +145,39 @@ class PostgresHarness(WarehouseHarness):
     busy_timeout_s = 30.0
 
     def __init__(self, folder):
-        emptied()
+        self._begun = False
         self._parts = open_parts()
+
+    def begin(self):
+        """Empty the database, once, before anything else is done."""
+        if not self._begun:
+            self._begun = True
+            emptied()
+
+    def installed(self, spec=None, **changes):
+        """Begin with the usual table as install has made it before, if it is there; else install it."""
+        if self._begun or spec is not None or changes:
+            return super().installed(spec, **changes)
+        self._begun = True
+        if not restored():
+            emptied()
+        with shared_server().connection() as connection:
+            if not _usual:
+                super().installed()
+                _usual[:] = [relations(connection)]
+                names = [name for name, *_ in tables(connection)]
+                again = [f"delete from {name}" for name in names if not name.endswith(".tables")]
+                _usual.append("; ".join([*again, f"update onerow.tables set lock_store = '{LOCKS}'"]))
+        self.spec = SPEC
+        return SPEC
 
     @property
     def parts(self):
+        self.begin()
         return self._parts
 
     def warehouse(self):
+        self.begin()
         return PostgresWarehouse(
             shared_url(),
             server=shared_server(),
@@ -134,7 +187,7 @@ class PostgresHarness(WarehouseHarness):
         )
 
     def table_rows(self, spec):
-        return read(target_table(spec), spec.column_names)
+        return read(target_table(spec), [column.name for column in spec.stored_columns])
 
     def related_rows(self, spec, suffix):
         with shared_server().connection() as connection:
@@ -143,14 +196,18 @@ class PostgresHarness(WarehouseHarness):
             return [dict(zip(names, map(utc, found), strict=True)) for found in cursor]
 
     def foreign_insert(self, spec, rows):
+        names = [column.name for column in spec.stored_columns]
         statement = sql.SQL("insert into {} ({}) values ({})").format(
             target_table(spec),
-            sql.SQL(", ").join(map(sql.Identifier, spec.column_names)),
-            sql.SQL(", ").join(sql.Placeholder() * len(spec.column_names)),
+            sql.SQL(", ").join(map(sql.Identifier, names)),
+            sql.SQL(", ").join(sql.Placeholder() * len(names)),
         )
         with shared_server().connection() as connection, connection.transaction():
             for row in rows:
-                connection.execute(statement, [row[name] for name in spec.column_names])
+                connection.execute(statement, [row[name] for name in names])
+
+    def forget_ledger(self, spec):
+        change("delete from {} where table_name = {}", sql.Identifier("onerow", "ledger"), sql.Literal(spec.name))
 
     def foreign_delete_all(self, spec):
         change("delete from {}", target_table(spec))
@@ -177,6 +234,7 @@ class UnenforcedPostgresHarness(PostgresHarness):
     second_row_raises = None
 
     def installed(self, spec=None, **changes):
+        self.begin()
         return super().installed(replace(spec or replace(SPEC, **changes), enforce=False))
 
 
