@@ -78,14 +78,14 @@ def emptied():
         )
 
 
-def open_parts(is_merged=None, **options):
+def open_parts(is_merged=None, url=None, server=None, **options):
     return PostgresParts(
-        shared_url(),
+        url or shared_url(),
         control_schema="onerow",
         clock=SystemClock(),
         ids=SystemIds(),
         is_merged=is_merged or (lambda *_: False),
-        server=shared_staging(),
+        server=server or shared_staging(),
         **options,
     )
 
@@ -117,20 +117,20 @@ class PostgresPartsHarness(PartStoreHarness):
         with shared_server().connection() as connection:
             check_rows(connection, "onerow", [part])
         columns = [name for name, _ in part.columns]
-        return read(staging_table("onerow", part.table), columns, "where {} = {}", PART, data_number(part))
+        return read(shared_server(), staging_table("onerow", part.table), columns, "where {} = {}", PART, data_number(part))
 
     def lose_data(self, part):
-        change("delete from {} where {} = {}", staging_table("onerow", part.table), PART, data_number(part))
+        change(shared_server(), "delete from {} where {} = {}", staging_table("onerow", part.table), PART, data_number(part))
 
     def damage_data(self, part):
-        lose_a_row(part)
+        lose_a_row(shared_server(), part)
 
     def damage_manifest(self, part):
-        change("update {} set manifest = '{{}}' where part_id = {}", sql.Identifier("onerow", "parts"), sql.Literal(part.part_id))
+        change(shared_server(), "update {} set manifest = '{{}}' where part_id = {}", sql.Identifier("onerow", "parts"), sql.Literal(part.part_id))
 
     def age(self, parts, seconds):
         change(
-            "update {} set changed_at = changed_at - make_interval(secs => {}) where number = any ({})",
+            shared_server(), "update {} set changed_at = changed_at - make_interval(secs => {}) where number = any ({})",
             sql.Identifier("onerow", "parts"), seconds, [data_number(part) for part in parts],
         )  # fmt: skip
 
@@ -144,9 +144,12 @@ class PostgresHarness(WarehouseHarness):
     lease_s = 30.0
     busy_timeout_s = 30.0
 
-    def __init__(self, folder):
-        self._begun = False
-        self._parts = open_parts()
+    def __init__(self, folder, url=None):
+        """Stand on the database of this process, or on the empty one at ``url``."""
+        self.url = url or shared_url()
+        self.server = Server(url) if url else shared_server()
+        self._begun = url is not None
+        self._parts = open_parts() if url is None else open_parts(url=url, server=Server(url, errors=StagingError))
 
     def begin(self):
         """Empty the database, once, before anything else is done."""
@@ -161,7 +164,7 @@ class PostgresHarness(WarehouseHarness):
         self._begun = True
         if not restored():
             emptied()
-        with shared_server().connection() as connection:
+        with self.server.connection() as connection:
             if not _usual:
                 super().installed()
                 _usual[:] = [relations(connection)]
@@ -179,18 +182,18 @@ class PostgresHarness(WarehouseHarness):
     def warehouse(self):
         self.begin()
         return PostgresWarehouse(
-            shared_url(),
-            server=shared_server(),
+            self.url,
+            server=self.server,
             transaction=self.transaction,
             lease_s=self.lease_s,
             busy_timeout_s=self.busy_timeout_s,
         )
 
     def table_rows(self, spec):
-        return read(target_table(spec), [column.name for column in spec.stored_columns])
+        return read(self.server, target_table(spec), [column.name for column in spec.stored_columns])
 
     def related_rows(self, spec, suffix):
-        with shared_server().connection() as connection:
+        with self.server.connection() as connection:
             cursor = connection.execute(sql.SQL("select * from {}").format(related_table(spec, suffix)), binary=True)
             names = [column.name for column in cursor.description]
             return [dict(zip(names, map(utc, found), strict=True)) for found in cursor]
@@ -202,30 +205,33 @@ class PostgresHarness(WarehouseHarness):
             sql.SQL(", ").join(map(sql.Identifier, names)),
             sql.SQL(", ").join(sql.Placeholder() * len(names)),
         )
-        with shared_server().connection() as connection, connection.transaction():
+        with self.server.connection() as connection, connection.transaction():
             for row in rows:
                 connection.execute(statement, [row[name] for name in names])
 
     def forget_ledger(self, spec):
-        change("delete from {} where table_name = {}", sql.Identifier("onerow", "ledger"), sql.Literal(spec.name))
+        change(self.server, "delete from {} where table_name = {}", sql.Identifier("onerow", "ledger"), sql.Literal(spec.name))
 
     def foreign_delete_all(self, spec):
-        change("delete from {}", target_table(spec))
+        change(self.server, "delete from {}", target_table(spec))
 
     def foreign_fence(self, spec, partition, token):
         change(
-            "insert into {} values ({}, {}, {})", sql.Identifier("onerow", "fences"),
+            self.server, "insert into {} values ({}, {}, {})", sql.Identifier("onerow", "fences"),
             sql.Literal(spec.name), sql.Literal(partition or ""), token,
         )  # fmt: skip
 
     def lose_data(self, part):
-        change("delete from {} where {} = {}", staging_table("onerow", part.table), PART, data_number(part))
+        change(self.server, "delete from {} where {} = {}", staging_table("onerow", part.table), PART, data_number(part))
 
     def damage_data(self, part):
-        lose_a_row(part)
+        lose_a_row(self.server, part)
 
     def close(self):
-        """Connections are shared."""
+        """Close connections of one's own; those of this process's database are shared."""
+        if self.server is not shared_server():
+            self.server.close()
+            self._parts.close()
 
 
 class UnenforcedPostgresHarness(PostgresHarness):
@@ -243,20 +249,20 @@ def composed(text, *pieces):
     return sql.SQL(text).format(*found)
 
 
-def change(text, *pieces):
-    with shared_server().connection() as connection:
+def change(server, text, *pieces):
+    with server.connection() as connection:
         connection.execute(composed(text, *pieces))
 
 
-def lose_a_row(part):
+def lose_a_row(server, part):
     table = staging_table("onerow", part.table)
-    change("delete from {0} where ctid = (select min(ctid) from {0} where {1} = {2})", table, PART, data_number(part))
+    change(server, "delete from {0} where ctid = (select min(ctid) from {0} where {1} = {2})", table, PART, data_number(part))
 
 
-def read(table, columns, text="", *pieces):
+def read(server, table, columns, text="", *pieces):
     names = list(columns)
     statement = sql.SQL("select {} from {} ").format(sql.SQL(", ").join(map(sql.Identifier, names)), table)
-    with shared_server().connection() as connection, connection.transaction():
+    with server.connection() as connection, connection.transaction():
         connection.execute("set local timezone = 'UTC'")  # the ends of time do not fit into other zones
         found = connection.execute(statement + composed(text, *pieces), binary=True).fetchall()
     return [dict(zip(names, map(utc, values), strict=True)) for values in found]
