@@ -160,6 +160,7 @@ def _open_postgresql(settings: Settings, url: Url, clock: Clock, ids: Ids) -> tu
         clock=clock,
         ids=ids,
         is_merged=asks_ledger(warehouse),
+        server=warehouse.server,
     )
     return warehouse, parts
 
