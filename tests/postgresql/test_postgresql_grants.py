@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from support import postgres as servers
 
 import onerow
 from onerow.errors import StagingError
+from support import postgres as servers
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reference" / "postgresql-grants.md"
 ROLES = ("onerow_worker", "onerow_consolidator", "onerow_observer")
@@ -47,9 +47,9 @@ def as_role(own_postgres, own_database, tmp_path):
     with opened() as store:
         store.init()
     with psycopg.connect(url, autocommit=True) as owner:
-        owner.execute("revoke temporary on database {} from public".format(own_database))
+        owner.execute(f"revoke temporary on database {own_database} from public")
         try:
-            for block in re.findall(r"^```sql\n(.*?)^```$", DOCUMENT.read_text(encoding="utf-8"), re.M | re.S):
+            for block in re.findall(r"^```sql\n(.*?)^```$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
                 owner.execute(block)
             for role in ROLES:
                 owner.execute(f"alter role {role} login")
