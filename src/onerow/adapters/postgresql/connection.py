@@ -137,10 +137,11 @@ def _has_news(connection: Connection) -> bool:
     return bool(readable)
 
 
-def begin(connection: Connection, *, settings: Mapping[str, str]) -> None:
+def begin(connection: Connection, *, settings: Mapping[str, str], heavy: bool = False) -> None:
     """Begin a transaction in which every statement sees what is committed when it begins.
 
-    A commit is durable on this server whatever the database's default is. ``settings`` hold for this transaction.
+    A commit is durable on this server whatever the database's default is. ``settings`` hold for this transaction;
+    ``heavy`` is one with large joins, which gets at least 64 MB for each.
     """
     wanted = sql.SQL(", ").join(
         sql.SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
@@ -150,7 +151,11 @@ def begin(connection: Connection, *, settings: Mapping[str, str]) -> None:
         "set_config('synchronous_commit', case current_setting('synchronous_commit') when 'off' then 'on' "
         "else current_setting('synchronous_commit') end, true)"
     )
-    pieces = [durable, wanted] if settings else [durable]
+    memory = sql.SQL(
+        "set_config('work_mem', case when pg_size_bytes(current_setting('work_mem')) < 67108864 then '64MB' "
+        "else current_setting('work_mem') end, true)"
+    )
+    pieces = [durable, *([wanted] if settings else []), *([memory] if heavy else [])]
     connection.execute(
         sql.SQL("begin isolation level read committed read write; select {}").format(sql.SQL(", ").join(pieces))
     )

@@ -107,7 +107,11 @@ def prepare(connection: Connection, plan: MergePlan, *, control_schema: str) -> 
     run(connection, statements.render("stage", source=source, parts=parts))
     run(connection, statements["analyze"])
     tallies = {task.partition: Tally(task.rows_staged) for task in plan.tasks}
-    found = {name_of(spec, value): count for value, count in rows(connection, statements["count_staged"])}
+    found: dict[str | None, int] = {}
+    patterns = []
+    for value, pattern, count in rows(connection, statements["count_staged"]):
+        found[name_of(spec, value)] = found.get(name_of(spec, value), 0) + count
+        patterns.append(pattern)
     if found != {name: tally.staged for name, tally in tallies.items()}:
         check_rows(connection, control_schema, plan.parts)
         raise PartCorruptError(
@@ -115,7 +119,7 @@ def prepare(connection: Connection, plan: MergePlan, *, control_schema: str) -> 
             "manifests say.",
             hint="Nothing was merged. Have the workers stage their rows again.",
         )
-    statements.patterns = [pattern for pattern, _ in rows(connection, statements["count_patterns"])]
+    statements.patterns = list(dict.fromkeys(patterns))
     for name, tally in tallies.items():
         tally.winners = found[name]
     (repeated,) = row(connection, statements["find_repeated"])

@@ -6,13 +6,12 @@ create temporary table __onerow_staged on commit drop as
 select {staged_columns}, {pattern}::smallint as __onerow_pattern from {source} where {parts};
 
 -- name: analyze
-analyze {staged} (__onerow_pattern);
+-- The columns of the conditions, and no others: without their statistics a batch is taken for a handful of rows and
+-- met with the target one index lookup at a time.
+analyze {staged} ({analyzed});
 
 -- name: count_staged
-select {partition}, count(*) from {staged} as s group by 1;
-
--- name: count_patterns
-select __onerow_pattern, count(*) from {staged} group by 1 order by 1;
+select {partition}, s.__onerow_pattern, count(*) from {staged} as s group by 1, 2 order by 2;
 
 -- name: find_repeated
 -- Keys with several rows.

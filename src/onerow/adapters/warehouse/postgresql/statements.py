@@ -68,6 +68,7 @@ class Statements:
             "newer": self.newer(spec.comparison, "s", "t"),
             "when_newer": self._when_newer(),
             "touched": in_partitions(spec, self.values, "t"),
+            "analyzed": sql.columns(["__onerow_pattern", *([] if spec.partition is None else [spec.partition])]),
             "staged_columns": self._staged_columns(),
             "pattern": self._pattern(),
         }

@@ -123,7 +123,7 @@ class PostgresWarehouse:
             try:
                 with self._errors(f"the parts of batch {plan.batch!r} cannot be read"):
                     self._ensure_guards(connection, plan.spec, [task.partition for task in plan.tasks])
-                    begin(connection, settings=self._settings(connection, plan.spec.name, plan.holder))
+                    begin(connection, settings=self._settings(connection, plan.spec.name, plan.holder), heavy=True)
                     prepared = prepare(connection, plan, control_schema=self._schema)
                 yield prepared
                 if prepared.interrupted:  # a cancel that comes late must not meet somebody else's statement
