@@ -153,6 +153,7 @@ PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness}
 
 class MemoryWarehouseHarness(WarehouseHarness):
     domain = "table"
+    has_own_clock = True
 
     def __init__(self, folder: Path) -> None:
         self._parts = MemoryParts()
@@ -170,7 +171,24 @@ class MemoryWarehouseHarness(WarehouseHarness):
         return [dict(zip(spec.column_names, row, strict=True)) for row in rows]
 
     def related_rows(self, spec, suffix):
-        raise NotImplementedError(suffix)
+        if suffix != "_removed_duplicates":
+            raise NotImplementedError(suffix)
+        return [
+            {
+                **dict(zip(spec.column_names, one.row, strict=True)),
+                "__onerow_run": one.run,
+                "__onerow_removed_at": one.removed_at,
+                "__onerow_reason": one.reason,
+                "__onerow_batch": one.batch,
+            }
+            for one in self._database.tables[spec.name].removed
+        ]
+
+    def snapshot(self):
+        return dict(self._database.tables)
+
+    def go_back(self, moment):
+        self._database.tables = dict(moment)
 
     def foreign_insert(self, spec, rows):
         self.warehouse().insert_foreign(spec, [tuple(row[name] for name in spec.column_names) for row in rows])
@@ -273,6 +291,12 @@ class DuckDBHarness(WarehouseHarness):
     def foreign_delete_all(self, spec):
         with self._connection() as connection:
             connection.execute(f"delete from {_target(spec)}")
+
+    def snapshot(self):
+        return self.path.read_bytes()
+
+    def go_back(self, moment):
+        self.path.write_bytes(moment)
 
     def lose_data(self, part):
         self._parts.data_path(part).unlink()

@@ -60,7 +60,13 @@ class MemoryLooks:
             if there.spec != spec:
                 added = [name for name in spec.column_names if name not in there.spec.by_name]
                 lines += [f"column {spec.name}.{name}" for name in added]
-                tables[spec.name] = replace(there, spec=spec, rows=_relaid(there, spec))
+                lay = relaying(there.spec, spec)
+                tables[spec.name] = replace(
+                    there,
+                    spec=spec,
+                    rows={number: lay(row) for number, row in there.rows.items()},
+                    removed=tuple(replace(one, row=lay(one.row)) for one in there.removed),
+                )
             if there.lock_store != lock_store:
                 tables[spec.name] = replace(tables[spec.name], lock_store=lock_store)
                 lines.append(f"lock store of {spec.name}: {lock_store}")
@@ -244,11 +250,10 @@ def _check_fit(spec: TableSpec, there: TableSpec) -> None:
         raise ConfigurationError(f"Table {spec.name!r} lacks the column {missing[0]!r}, which takes no NULL.")
 
 
-def _relaid(state: TableState, spec: TableSpec) -> dict[int, Row]:
-    places = [state.spec.column_names.index(name) if name in state.spec.by_name else None for name in spec.column_names]
-    return {
-        number: tuple([None if place is None else row[place] for place in places]) for number, row in state.rows.items()
-    }
+def relaying(old: TableSpec, new: TableSpec) -> Callable[[Row], Row]:
+    """Return what lays a row of ``old`` out as ``new`` declares it, with NULL in columns that it lacks."""
+    places = [old.column_names.index(name) if name in old.by_name else None for name in new.column_names]
+    return lambda row: tuple([None if place is None else row[place] for place in places])
 
 
 def not_installed(table: str) -> NotInstalledError:

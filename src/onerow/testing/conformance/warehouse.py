@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onerow.testing.conformance import (
+    warehouse_guarded,
     warehouse_looking,
     warehouse_merging,
     warehouse_outcomes,
     warehouse_partitions,
     warehouse_protocol,
+    warehouse_repair,
 )
 from onerow.testing.conformance.asking import Checks
 
@@ -23,5 +25,7 @@ CHECKS: Checks[WarehouseHarness] = Checks(
         *warehouse_looking.CHECKS,
         *warehouse_protocol.CHECKS,
         *warehouse_outcomes.CHECKS,
+        *warehouse_repair.CHECKS,
+        *warehouse_guarded.CHECKS,
     ]
 )

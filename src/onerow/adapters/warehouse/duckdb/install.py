@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import duckdb
 
-from onerow.adapters.warehouse.duckdb import sql
+from onerow.adapters.warehouse.duckdb import removed, sql
 from onerow.adapters.warehouse.duckdb.database import map_error, rows
 from onerow.errors import ConfigurationError, LockStoreMismatchError, NotInstalledError
 
@@ -108,6 +108,7 @@ def install(
             connection, control["read_target_columns"], sql.DATABASE, schema_of(spec), spec.target[-1]
         )
         made += _install_target(connection, spec, found)
+        made += removed.install_removed(connection, control, spec)
         guards = rows(connection, control["read_guard"], spec.name)
         if not guards:
             origin = "adopted" if found else "created"
@@ -232,4 +233,8 @@ def probe(
             lacking = [name for name in spec.column_names if name not in {column for column, _, _ in found}]
             said = f"lacks {', '.join(lacking)}; run `onerow init`" if lacking else f"fits ({guards[0][1]})"
             facts.append((f"table {spec.name}", not lacking, said))
+            lacking = removed.lacking(connection, control, spec)
+            if lacking:
+                said = f"missing or without {', '.join(lacking)}; run `onerow init`"
+                facts.append((f"table {spec.name}{removed.REMOVED_SUFFIX}", False, said))
     return facts

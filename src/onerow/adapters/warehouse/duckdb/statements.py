@@ -50,7 +50,7 @@ def _statement(
         on = "target" if name == "delete_replaced" else None
         pieces["touched_partitions"] = sql.in_partitions(spec, values, on=on)
         types = dict(target_types)
-        pieces["target_columns"] = [_target_column(spec, column, types) for column in spec.column_names]
+        pieces["target_columns"] = [target_column(spec, column, types) for column in spec.column_names]
     tables = {"target": target_table(spec)}
     return sql.render(sql.templates("merge.sql")[name], tables=tables, pieces=pieces)
 
@@ -103,7 +103,7 @@ def _pieces_of_table(spec: TableSpec, seed: int) -> Mapping[str, sql.Piece]:
     }
 
 
-def _target_column(spec: TableSpec, name: str, types: Mapping[str, str]) -> sql.Node:
+def target_column(spec: TableSpec, name: str, types: Mapping[str, str]) -> sql.Node:
     """Return the target's column in the declared type; adopted tables may differ harmlessly."""
     declared = sql.duckdb_type(spec.by_name[name].type)
     actual = types.get(name, declared)
