@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 JOBS   ?= auto
 SEEDS  ?= 20000
+OLDEST_POSTGRES ?= $(firstword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench simulate coverage clean
+.PHONY: help install demo test test-postgresql-oldest check format bench simulate coverage clean
 
 help:  ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 34
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("onerow needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -26,6 +27,11 @@ demo: $(STAMP)  ## the incident on this machine: plain MERGE duplicates, onerow 
 test: $(STAMP)  ## all tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
 
+test-postgresql-oldest: $(STAMP)  ## the PostgreSQL suites against the oldest server of this machine (OLDEST_POSTGRES=its bin folder)
+	@test -x "$(OLDEST_POSTGRES)/postgres" || { echo "There is no PostgreSQL server in /usr/lib/postgresql; set OLDEST_POSTGRES to the folder of its programs." >&2; exit 1; }
+	@echo "PostgreSQL suites against $$($(OLDEST_POSTGRES)/postgres --version)"
+	@ONEROW_TEST_POSTGRES_BIN=$(OLDEST_POSTGRES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q tests/postgresql tests/conformance -k "postgresql"
+
 check: $(STAMP)  ## formatter, linter, types, import contracts, dependencies
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -35,8 +41,13 @@ check: $(STAMP)  ## formatter, linter, types, import contracts, dependencies
 format: $(STAMP)  ## let the linter mend what it can
 	@$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## ratios to the bare engine, medians of paired runs (about 15 minutes)
+bench: $(STAMP)  ## ratios to the bare engines, medians of paired runs, and a plot (about an hour)
 	@$(BIN)/python -m benchmarks.duckdb_merge
+	@$(BIN)/python -m benchmarks.engines postgresql
+	@$(BIN)/python -m benchmarks.engines ducklake
+	@$(BIN)/python -m benchmarks.postgresql
+	@$(BIN)/python -m benchmarks.embedded
+	@$(BIN)/python -m benchmarks.plot
 
 simulate: $(STAMP)  ## the simulation over many seeds: make simulate SEEDS=20000
 	@$(BIN)/python -m onerow.testing.simulate --seeds $(SEEDS)

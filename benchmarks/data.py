@@ -18,6 +18,8 @@ import duckdb
 import onerow
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -124,8 +126,7 @@ class Base:
             # In one thread all row groups are full. A checkpoint merges small ones at the end of the table,
             # which costs what they hold and not what the table holds: every table here begins without any.
             connection.execute("set threads = 1")
-            queries = (_rows_query(date, f"range({rows}) r(i)", version=0) for date, rows in self.dates)
-            connection.execute(f"insert into {TABLE} ({', '.join(COLUMNS)}) {' union all '.join(queries)}")
+            connection.execute(f"insert into {TABLE} ({', '.join(COLUMNS)}) {base_rows(self.dates)}")
             connection.execute("checkpoint")
         self.file.rename(self.original)
         ready.write_text(json.dumps({"rows": self.rows}), encoding="utf-8")
@@ -181,9 +182,9 @@ def many_dates(count: int, wanted: int) -> tuple[int, ...]:
     return tuple(usual[i * len(usual) // wanted] for i in range(wanted))
 
 
-def stage(base: Base, batch: Batch, name: str, *, number: int) -> list[str]:
-    """Stage a batch of this make-up, newer with each ``number``; return the paths of its Parquet files."""
-    sizes = dict(base.dates)
+def batch_parts(dates: Sequence[tuple[int, int]], batch: Batch, *, number: int) -> list[pa.Table]:
+    """Return the parts of a batch of this make-up for a table of these dates, newer with each ``number``."""
+    sizes = dict(dates)
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
         selects = []
@@ -202,16 +203,28 @@ def stage(base: Base, batch: Batch, name: str, *, number: int) -> list[str]:
                 selects.append(_rows_query(date, f"({numbers})", version=number + 1, earlier_s=600))
         query = " union all ".join(selects)
         connection.execute(f"create temp table batch as select *, hash(prediction_id) % {PARTS} as part from ({query})")
-        with onerow.open(base.config) as store:
-            for part in range(PARTS):
-                table: pa.Table = connection.execute(
-                    f"select {', '.join(COLUMNS)} from batch where part = {part} order by prediction_id"
-                ).to_arrow_table()
-                staged = store.stage(TABLE, table, batch=name, worker=f"worker-{part}")
-                if staged.status != "staged":
-                    raise RuntimeError(f"batch {name} was there already: {staged}")
-            manifests = store.ports.parts.parts(TABLE, name)
+        return [
+            connection.execute(
+                f"select {', '.join(COLUMNS)} from batch where part = {part} order by prediction_id"
+            ).to_arrow_table()
+            for part in range(PARTS)
+        ]
+
+
+def stage(base: Base, batch: Batch, name: str, *, number: int) -> list[str]:
+    """Stage a batch of this make-up, newer with each ``number``; return the paths of its Parquet files."""
+    with onerow.open(base.config) as store:
+        for place, table in enumerate(batch_parts(base.dates, batch, number=number)):
+            staged = store.stage(TABLE, table, batch=name, worker=f"worker-{place}")
+            if staged.status != "staged":
+                raise RuntimeError(f"batch {name} was there already: {staged}")
+        manifests = store.ports.parts.parts(TABLE, name)
     return [str(base.folder / "staging" / manifest.data) for manifest in manifests]
+
+
+def base_rows(dates: Sequence[tuple[int, int]]) -> str:
+    """Return a DuckDB query of all rows of a table of these dates."""
+    return " union all ".join(_rows_query(date, f"range({rows}) r(i)", version=0) for date, rows in dates)
 
 
 def sample(rows: int) -> pa.Table:

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from support import postgres as servers
 from support.bench import Bench
 from support.processes import Processes, Zygote
 
@@ -14,6 +15,37 @@ from support.processes import Processes, Zygote
 def bench(tmp_path):
     """A configured folder with the incident's table, a DuckDB file, a SQLite lock file and Parquet staging."""
     return Bench(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """The PostgreSQL server that the tests of this process share."""
+    return servers.databases()
+
+
+@pytest.fixture(scope="session")
+def own_postgres():
+    """A PostgreSQL server that a test may stop, restart and kill; it leaves it running."""
+    return servers.own_server()
+
+
+@pytest.fixture
+def database(postgres):
+    """The URL of an empty PostgreSQL database."""
+    with postgres.fresh() as name:
+        yield postgres.url(name)
+
+
+@pytest.fixture
+def own_database(own_postgres):
+    """The name of an empty database on ``own_postgres``."""
+    with own_postgres.fresh() as name:
+        yield name
+
+
+def pytest_unconfigure():
+    """Stop the servers of this process."""
+    servers.close_all()
 
 
 @pytest.fixture(scope="session")
@@ -35,5 +67,5 @@ def processes(_zygote, tmp_path):
 def _plain_environment(monkeypatch):
     """The developer's own settings must not reach the tests."""
     for name in [name for name in os.environ if name.startswith("ONEROW_")]:
-        if name != "ONEROW_TEST_SLOW":
+        if not name.startswith("ONEROW_TEST_"):
             monkeypatch.delenv(name)

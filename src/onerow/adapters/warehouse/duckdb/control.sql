@@ -57,6 +57,13 @@ create table if not exists control.history (
 -- name: create_meta
 create table if not exists control.meta (name varchar not null, value varchar not null);
 
+-- name: count_installs
+-- Where many may write at once, two installations that create something change this row and so conflict.
+update control.meta set value = (value::bigint + 1)::varchar where name = 'installs';
+
+-- name: first_install
+insert into control.meta (name, value) values ('installs', '1');
+
 -- name: change_guard
 update control.guards set attempt = attempt + 1 where table_name = ?;
 

@@ -152,6 +152,14 @@ class Database:
             "Nothing was done here, staging is kept.",
         )
 
+    def is_conflict(self, error: duckdb.Error) -> bool:
+        """Say whether a transaction lost against another one and may be tried again."""
+        return is_conflict(error)
+
+    def map_error(self, error: duckdb.Error, doing: str) -> OnerowError:
+        """Return the error of ours that an engine's error stands for."""
+        return map_error(error, doing)
+
     def close(self) -> None:
         """Close the private instances of all threads."""
         for connection in self._instances:

@@ -14,7 +14,7 @@ import duckdb
 
 from onerow.adapters.warehouse.duckdb import install as installation
 from onerow.adapters.warehouse.duckdb import sql, steps
-from onerow.adapters.warehouse.duckdb.database import is_conflict, map_error, row, rows
+from onerow.adapters.warehouse.duckdb.database import row, rows
 from onerow.adapters.warehouse.duckdb.repair import partition_values
 from onerow.core.repairs import explained_change
 from onerow.errors import (
@@ -27,7 +27,8 @@ from onerow.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from onerow.adapters.warehouse.duckdb.database import Database
     from onerow.core.partitions import PartitionValue
@@ -87,7 +88,7 @@ class OpenIntervention:
 class Interventions:
     """Runs interventions on a database; the steps are methods of their own."""
 
-    def __init__(self, database: Database, control: Mapping[str, str]) -> None:
+    def __init__(self, database: Database, control: installation.Control) -> None:
         self._database = database
         self._control = control
 
@@ -101,7 +102,7 @@ class Interventions:
         with self._database.open() as instance, closing(instance.cursor()) as connection:
             cancellation.on_cancel(connection.interrupt)
             try:
-                with engine_errors(cancellation):
+                with self.errors(cancellation):
                     connection.execute("set TimeZone = 'UTC'")
                     connection.execute(f"use {_schema(work.spec)}")
                     connection.execute("begin")
@@ -109,7 +110,7 @@ class Interventions:
                     self.token(connection, work)
                     opened = _opened(connection, work)
                 yield opened
-                with engine_errors(cancellation):
+                with self.errors(cancellation):
                     rows_after = self.verify(opened)
                     self.record(opened, rows_after)
                 cancellation.on_cancel(None)
@@ -123,11 +124,12 @@ class Interventions:
 
     def guard(self, connection: duckdb.DuckDBPyConnection, work: Intervention) -> None:
         """Change the guard row; of two transactions that do so at once one fails."""
-        steps.change_guard(connection, self._control, work.spec.name, work.lock_store)
+        steps.change_guard(connection, self._control.of(work.spec.name), work.spec.name, work.lock_store)
 
     def token(self, connection: duckdb.DuckDBPyConnection, work: Intervention) -> None:
         """Compare with the fence and raise it."""
-        steps.raise_fences(connection, self._control, work.spec.name, {work.partition: work.token})
+        tokens = {work.partition: work.token}
+        steps.raise_fences(connection, self._control.of(work.spec.name), work.spec.name, tokens)
 
     def verify(self, opened: OpenIntervention) -> int:
         """Check that every key of the partition has one row; return the number of rows."""
@@ -176,8 +178,8 @@ class Interventions:
             ) from error
         if kept:
             return
-        if failure is not None and not is_conflict(failure):
-            raise map_error(failure, "the commit failed")
+        if failure is not None and not self._database.is_conflict(failure):
+            raise self._database.map_error(failure, "the commit failed")
         raise ConflictError("The commit was not kept.", hint="Nothing was changed; run it again.")
 
     def _is_kept(self, connection: duckdb.DuckDBPyConnection, work: Intervention) -> bool:
@@ -192,7 +194,7 @@ class Interventions:
             with self._database.open() as connection:
                 connection.execute("begin")
                 try:
-                    steps.change_guard(connection, self._control, work.spec.name, None)
+                    steps.change_guard(connection, self._control.of(work.spec.name), work.spec.name, None)
                     kept = self._is_kept(connection, work)
                     connection.execute("commit")
                 except BaseException:
@@ -203,10 +205,28 @@ class Interventions:
         return kept
 
     @contextmanager
+    def errors(self, cancellation: Cancellation) -> Iterator[None]:
+        """Raise the errors of ours that the engine's errors inside a transaction stand for."""
+        try:
+            yield
+        except duckdb.InterruptException as error:
+            cancellation.raise_if_cancelled()
+            raise LeaseLostError("The transaction was interrupted; nothing was committed.") from error
+        except duckdb.ConstraintException as error:
+            raise RowRefusedError(f"The warehouse refuses a row: {str(error).splitlines()[0]}") from error
+        except duckdb.Error as error:
+            if self._database.is_conflict(error):
+                raise ConflictError(
+                    f"Lost against another transaction: {str(error).splitlines()[0]}",
+                    hint="Nothing was committed; run it again.",
+                ) from error
+            raise self._database.map_error(error, "the statement failed") from error
+
+    @contextmanager
     def guarded(self, work: Intervention, cancellation: Cancellation) -> Iterator[Block]:
         """Run people's own statements."""
         with self.transaction(work, cancellation) as opened:
-            block = Block(opened, cancellation)
+            block = Block(opened, lambda: self.errors(cancellation))
             yield block
             block.raise_if_failed()
 
@@ -214,9 +234,9 @@ class Interventions:
 class Block:
     """A GuardedTransaction."""
 
-    def __init__(self, opened: OpenIntervention, cancellation: Cancellation) -> None:
+    def __init__(self, opened: OpenIntervention, errors: Callable[[], AbstractContextManager[None]]) -> None:
         self._opened = opened
-        self._cancellation = cancellation
+        self._errors = errors
         self._failure: OnerowError | None = None
 
     @property
@@ -230,7 +250,7 @@ class Block:
         """Run one statement and return its rows; the engine tells the number of changed rows as a row."""
         self.raise_if_failed()
         try:
-            with engine_errors(self._cancellation):
+            with self._errors():
                 check_statement(self._opened.connection, statement)
                 return self._opened.connection.execute(statement, parameters or None).fetchall()
         except UsageError:
@@ -243,25 +263,6 @@ class Block:
         """Raise what a statement has failed with: after it nothing of the block is committed."""
         if self._failure is not None:
             raise self._failure
-
-
-@contextmanager
-def engine_errors(cancellation: Cancellation) -> Iterator[None]:
-    """Raise the errors of ours that the engine's errors inside a transaction stand for."""
-    try:
-        yield
-    except duckdb.InterruptException as error:
-        cancellation.raise_if_cancelled()
-        raise LeaseLostError("The transaction was interrupted; nothing was committed.") from error
-    except duckdb.ConstraintException as error:
-        raise RowRefusedError(f"The warehouse refuses a row: {str(error).splitlines()[0]}") from error
-    except duckdb.Error as error:
-        if is_conflict(error):
-            raise ConflictError(
-                f"Lost against another transaction: {str(error).splitlines()[0]}",
-                hint="Nothing was committed; run it again.",
-            ) from error
-        raise map_error(error, "the statement failed") from error
 
 
 def rollback(connection: duckdb.DuckDBPyConnection) -> None:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import duckdb
 
 from onerow.adapters.warehouse.duckdb import removed, sql
-from onerow.adapters.warehouse.duckdb.database import map_error, rows
+from onerow.adapters.warehouse.duckdb.database import map_error, row, rows
 from onerow.errors import ConfigurationError, LockStoreMismatchError, NotInstalledError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from sqlglot import exp
 
     from onerow.core.spec import Column, TableSpec
 
 CONTROL_TABLES: Final = ("meta", "guards", "fences", "ledger", "history")
+OF_A_TABLE: Final = ("guards", "fences")
 SCHEMA_VERSION: Final = "1"
 MAIN: Final = "main"
 
@@ -31,16 +33,60 @@ _HARMLESS: Final[dict[str, frozenset[str]]] = {
 }
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How an engine of the family lays tables out.
+
+    Attributes:
+        own_guards: each target has its guard and its fences in control tables of its own, since two
+            transactions that change one table conflict, whichever rows they change.
+        partitioned: targets that are created are partitioned by their partition column.
+    """
+
+    own_guards: bool = False
+    partitioned: bool = False
+
+
+class Control(Mapping[str, str]):
+    """The statements of ``control.sql`` on the control tables of a schema."""
+
+    def __init__(self, schema: str, *, own_guards: bool = False, table: str | None = None) -> None:
+        self.schema = schema
+        self.own_guards = own_guards
+        self.table = table
+        names = {f"control.{name}": sql.table(sql.DATABASE, schema, self.real_name(name)) for name in CONTROL_TABLES}
+        self._statements = {name: sql.render(tree, tables=names) for name, tree in sql.templates("control.sql").items()}
+        namespace = sql.table(sql.DATABASE, schema).sql(sql.DIALECT)
+        self._statements["create_schema"] = f"CREATE SCHEMA IF NOT EXISTS {namespace}"
+
+    def __getitem__(self, name: str) -> str:
+        return self._statements[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._statements)
+
+    def __len__(self) -> int:
+        return len(self._statements)
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """The control tables that all targets share."""
+        return tuple(name for name in CONTROL_TABLES if not (self.own_guards and name in OF_A_TABLE))
+
+    def of(self, table: str) -> Control:
+        """Return the statements for one target: where the guards stand alone, on its own."""
+        return control_statements(self.schema, own_guards=True, table=table) if self.own_guards else self
+
+    def real_name(self, name: str) -> str:
+        """Return how the control table ``name`` is called."""
+        alone = self.own_guards and self.table is not None and name in OF_A_TABLE
+        return f"{name}_{self.table}" if alone else name
+
+
 @lru_cache
-def control_statements(schema: str) -> Mapping[str, str]:
-    """Return the statements of ``control.sql`` on the control tables of ``schema``."""
-    tables = {f"control.{name}": sql.table(sql.DATABASE, schema, name) for name in CONTROL_TABLES}
-    statements = {
-        name: sql.render(tree, tables=tables) for name, tree in sql.templates("control.sql").items()
-    }
-    namespace = sql.table(sql.DATABASE, schema).sql(sql.DIALECT)
-    statements["create_schema"] = f"CREATE SCHEMA IF NOT EXISTS {namespace}"
-    return MappingProxyType(statements)
+def control_statements(schema: str, *, own_guards: bool = False, table: str | None = None) -> Control:
+    """Return the statements of ``control.sql`` on the control tables of ``schema``, rendered once."""
+    return Control(schema, own_guards=own_guards, table=table)
 
 
 def schema_of(spec: TableSpec) -> str:
@@ -88,17 +134,18 @@ def target_types(connection: duckdb.DuckDBPyConnection, spec: TableSpec) -> dict
 def install(
     connection: duckdb.DuckDBPyConnection,
     specs: Sequence[TableSpec],
-    control: Mapping[str, str],
+    control: Control,
     *,
     control_schema: str,
     lock_store: str,
     adopt_locks: bool,
+    layout: Layout = Layout(),
 ) -> list[str]:
     """Create control tables, targets, missing columns and guard rows; see ``Warehouse.install``."""
     made: list[str] = []
     present = {name for (name,) in rows(connection, control["read_control_tables"], sql.DATABASE, control_schema)}
     connection.execute(control["create_schema"])
-    for name in CONTROL_TABLES:
+    for name in control.shared:
         if name not in present:
             connection.execute(control[f"create_{name}"])
             made.append(f"control table {control_schema}.{name}")
@@ -107,12 +154,16 @@ def install(
         found = rows(
             connection, control["read_target_columns"], sql.DATABASE, schema_of(spec), spec.target[-1]
         )
-        made += _install_target(connection, spec, found)
+        made += _install_target(connection, spec, found, layout)
         made += removed.install_removed(connection, control, spec)
-        guards = rows(connection, control["read_guard"], spec.name)
+        own = control.of(spec.name)
+        for name in OF_A_TABLE if layout.own_guards else ():
+            if own.real_name(name) not in present:
+                connection.execute(own[f"create_{name}"])
+        guards = rows(connection, own["read_guard"], spec.name)
         if not guards:
             origin = "adopted" if found else "created"
-            rows(connection, control["insert_guard"], spec.name, lock_store, origin)
+            rows(connection, own["insert_guard"], spec.name, lock_store, origin)
             made.append(f"guard row of {spec.name}")
         elif guards[0][0] != lock_store:
             if not adopt_locks:
@@ -121,13 +172,17 @@ def install(
                     "two stores would be two locks.",
                     hint="If the old one is really out of use, run `onerow init --adopt-locks`.",
                 )
-            rows(connection, control["adopt_lock_store"], lock_store, spec.name)
+            rows(connection, own["adopt_lock_store"], lock_store, spec.name)
             made.append(f"lock store {lock_store} adopted for {spec.name}")
+    if made and layout.own_guards:
+        (counted,) = row(connection, control["count_installs"])
+        if counted == 0:
+            connection.execute(control["first_install"])
     return made
 
 
 def _install_target(
-    connection: duckdb.DuckDBPyConnection, spec: TableSpec, found: Sequence[tuple[str, str, bool]]
+    connection: duckdb.DuckDBPyConnection, spec: TableSpec, found: Sequence[tuple[str, str, bool]], layout: Layout
 ) -> list[str]:
     name = ".".join(spec.target)
     if not found:
@@ -138,6 +193,9 @@ def _install_target(
             this=target_table(spec), expressions=[_definition(spec, column) for column in spec.columns]
         )
         connection.execute(sql.exp.Create(this=schema, kind="TABLE").sql(sql.DIALECT))
+        if layout.partitioned and spec.partition is not None:
+            partition = sql.column(spec.partition).sql(sql.DIALECT)
+            connection.execute(f"ALTER TABLE {target_table(spec).sql(sql.DIALECT)} SET PARTITIONED BY ({partition})")
         return [f"table {name}"]
     problems = misfits(spec, found)
     if problems:
@@ -203,7 +261,7 @@ def _definition(spec: TableSpec, column: Column, *, nullable: bool = False) -> s
 def probe(
     connection: duckdb.DuckDBPyConnection,
     specs: Sequence[TableSpec],
-    control: Mapping[str, str],
+    control: Control,
     *,
     control_schema: str,
 ) -> list[tuple[str, bool, str]]:
@@ -211,7 +269,7 @@ def probe(
     (version,) = rows(connection, "select version()")[0]
     facts = [("warehouse", True, f"opened, DuckDB {version}")]
     present = {name for (name,) in rows(connection, control["read_control_tables"], sql.DATABASE, control_schema)}
-    missing = [name for name in CONTROL_TABLES if name not in present]
+    missing = [name for name in control.shared if name not in present]
     if missing:
         facts.append(
             ("control tables", False, f"missing in schema {control_schema}: {', '.join(missing)}; run `onerow init`")
@@ -222,7 +280,8 @@ def probe(
         found = rows(
             connection, control["read_target_columns"], sql.DATABASE, schema_of(spec), spec.target[-1]
         )
-        guards = rows(connection, control["read_guard"], spec.name)
+        own = control.of(spec.name)
+        guards = rows(connection, own["read_guard"], spec.name) if own.real_name("guards") in present else []
         if not found:
             facts.append((f"table {spec.name}", False, "missing; run `onerow init`"))
         elif problems := misfits(spec, found):

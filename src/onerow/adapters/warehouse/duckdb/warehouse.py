@@ -10,8 +10,8 @@ import duckdb
 
 from onerow.adapters.warehouse.duckdb import inspection, repair, steps
 from onerow.adapters.warehouse.duckdb import install as installation
-from onerow.adapters.warehouse.duckdb.database import Database, is_conflict, map_error, rows
-from onerow.adapters.warehouse.duckdb.guarded import Interventions, engine_errors, rollback
+from onerow.adapters.warehouse.duckdb.database import Database, rows
+from onerow.adapters.warehouse.duckdb.guarded import Interventions, rollback
 from onerow.adapters.warehouse.duckdb.merge import (
     HASH_SEEDS,
     HashCollisionError,
@@ -56,8 +56,8 @@ CAPABILITIES: Final = Capabilities(
 )
 
 
-class DuckDBWarehouse:
-    """One DuckDB file.
+class EmbeddedWarehouse:
+    """What is attached to a private instance of DuckDB: a file of its own, or a lake.
 
     Args:
         locate: gives the local path of a part's Parquet file, checked against its manifest.
@@ -65,21 +65,22 @@ class DuckDBWarehouse:
         interventions: the same for work that merges no parts.
     """
 
+    layout = installation.Layout()
+
     def __init__(
         self,
-        path: Path,
+        database: Database,
         *,
         locate: Callable[[PartManifest], str],
-        control_schema: str = "onerow",
-        busy_timeout_s: float = BUSY_TIMEOUT_S,
-        transaction: type[Transaction] = Transaction,
+        control_schema: str,
+        transaction: type[Transaction],
         interventions: type[Interventions] = Interventions,
     ) -> None:
-        self._database = Database(path, busy_timeout_s=busy_timeout_s)
+        self._database = database
         self._locate = locate
         self._schema = control_schema
         self._transaction = transaction
-        self._control = installation.control_statements(control_schema)
+        self._control = installation.control_statements(control_schema, own_guards=self.layout.own_guards)
         self._interventions = interventions(self._database, self._control)
 
     @property
@@ -99,6 +100,7 @@ class DuckDBWarehouse:
                     control_schema=self._schema,
                     lock_store=lock_store,
                     adopt_locks=adopt_locks,
+                    layout=self.layout,
                 )
                 connection.execute("commit")
             except BaseException:
@@ -174,7 +176,7 @@ class DuckDBWarehouse:
             connection,
             prepared,
             target_types=target_types,
-            control=self._control,
+            control=self._control.of(plan.spec.name),
             repairs=repair,
         )
         cancellation.on_cancel(connection.interrupt)
@@ -191,7 +193,7 @@ class DuckDBWarehouse:
             return Refused("cancelled", error)
         except duckdb.Error as error:
             rollback(connection)
-            return _refused(error, cancellation)
+            return self._refused(error, cancellation)
         except BaseException:
             rollback(connection)
             raise
@@ -220,7 +222,7 @@ class DuckDBWarehouse:
         try:
             committed = self._read_committed(connection, plan)
         except duckdb.Error as error:
-            return Unknown(map_error(failure or error, "nobody can tell whether the commit was kept"))
+            return Unknown(self._database.map_error(failure or error, "nobody can tell whether the commit was kept"))
         if committed is not None:
             return Committed(
                 counts,
@@ -228,8 +230,8 @@ class DuckDBWarehouse:
                 verify_s=transaction.verify_s,
                 duplicates_removed=transaction.duplicates_removed,
             )
-        if failure is not None and not is_conflict(failure):
-            return Refused("failed", map_error(failure, "the commit failed"))
+        if failure is not None and not self._database.is_conflict(failure):
+            return Refused("failed", self._database.map_error(failure, "the commit failed"))
         return Refused("conflict", WarehouseError("The commit was not kept."))
 
     def resolve(self, plan: MergePlan) -> Committed | Refused | Unknown:
@@ -238,7 +240,7 @@ class DuckDBWarehouse:
             with self._errors("the outcome cannot be read"), self._database.open() as connection:
                 connection.execute("begin")
                 try:
-                    rows(connection, self._control["change_guard"], plan.spec.name)
+                    rows(connection, self._control.of(plan.spec.name)["change_guard"], plan.spec.name)
                     committed = self._read_committed(connection, plan)
                     connection.execute("commit")
                 except BaseException:
@@ -293,14 +295,14 @@ class DuckDBWarehouse:
 
     def repair(self, work: Intervention, planned: PartitionRepair, cancellation: Cancellation) -> Repaired:
         """Keep the newest row of each key of one partition and move the others aside."""
-        with self._interventions.transaction(work, cancellation) as opened, engine_errors(cancellation):
+        with self._interventions.transaction(work, cancellation) as opened, self._interventions.errors(cancellation):
             return repair.repair_one(opened, planned, self._control)
 
     def restore(
         self, work: Intervention, *, run: str, key: Mapping[str, str | None], cancellation: Cancellation
     ) -> Repaired:
         """Exchange the row of a key with the one that ``run`` removed."""
-        with self._interventions.transaction(work, cancellation) as opened, engine_errors(cancellation):
+        with self._interventions.transaction(work, cancellation) as opened, self._interventions.errors(cancellation):
             return repair.restore_one(opened, run, key, self._control)
 
     def upkeep(self, specs: Sequence[TableSpec], *, apply: bool) -> Sequence[str]:  # noqa: ARG002
@@ -310,17 +312,18 @@ class DuckDBWarehouse:
     def raise_fence(self, spec: TableSpec, scope: Scope, *, token: int, by: str, reason: str) -> int:
         """Raise the fence of a scope, with an audit entry, in a transaction of its own."""
         name, partition = spec.name, scope.partition or ""
+        control = self._control.of(name)
         with self._errors("the fence could not be raised"), self._database.open() as connection:
             connection.execute("begin")
             try:
-                steps.change_guard(connection, self._control, name, None)
-                found = rows(connection, self._control["read_fences"], name, [partition])
+                steps.change_guard(connection, control, name, None)
+                found = rows(connection, control["read_fences"], name, [partition])
                 fence = max(token, *(value for _, value in found)) if found else token
-                rows(connection, self._control["delete_fences"], name, [partition])
-                rows(connection, self._control["insert_fences"], name, [partition], [fence])
+                rows(connection, control["delete_fences"], name, [partition])
+                rows(connection, control["insert_fences"], name, [partition], [fence])
                 steps.write_history(
                     connection,
-                    self._control,
+                    control,
                     [(scope.partition, fence, 0, 0, 0, 0, 0, 0)],
                     action="force_release",
                     table=name,
@@ -369,7 +372,7 @@ class DuckDBWarehouse:
         """Look for duplicates and other findings."""
         with self._read() as connection:
             types = installation.target_types(connection, request.spec)
-            return inspection.inspect(connection, request, types, self._control)
+            return inspection.inspect(connection, request, types, self._control.of(request.spec.name))
 
     def probe(self, specs: Sequence[TableSpec]) -> Sequence[tuple[str, bool, str]]:
         """Check what is reachable, present and fitting."""
@@ -397,34 +400,47 @@ class DuckDBWarehouse:
                 f"{doing}: {str(error).splitlines()[0]}", hint="Run `onerow init` to create what is missing."
             ) from error
         except duckdb.Error as error:
-            raise map_error(error, doing) from error
+            raise self._database.map_error(error, doing) from error
+
+    def _refused(self, error: duckdb.Error, cancellation: Cancellation) -> Refused:
+        """Return the refusal that an error before the commit stands for."""
+        if isinstance(error, duckdb.InterruptException):
+            try:
+                cancellation.raise_if_cancelled()
+            except FencedError as lost:
+                return Refused("cancelled", lost)
+            return Refused("cancelled", LeaseLostError("The merge was interrupted."))
+        if self._database.is_conflict(error):
+            return Refused("conflict", self._database.map_error(error, "the transaction lost against another one"))
+        if isinstance(error, duckdb.CatalogException):
+            return Refused(
+                "failed",
+                NotInstalledError(
+                    f"Something is missing in the warehouse: {str(error).splitlines()[0]}", hint="Run `onerow init`."
+                ),
+            )
+        if isinstance(error, duckdb.ConstraintException):
+            return Refused(
+                "failed",
+                RowRefusedError(
+                    f"The target refuses a row: {str(error).splitlines()[0]}",
+                    hint='Declare the column as required ("TYPE not null") so that such rows are refused when staged.',
+                ),
+            )
+        return Refused("failed", self._database.map_error(error, "the merge failed"))
 
 
-def _refused(error: duckdb.Error, cancellation: Cancellation) -> Refused:
-    """Return the refusal that an error before the commit stands for."""
-    if isinstance(error, duckdb.InterruptException):
-        try:
-            cancellation.raise_if_cancelled()
-        except FencedError as lost:
-            return Refused("cancelled", lost)
-        return Refused("cancelled", LeaseLostError("The merge was interrupted."))
-    if is_conflict(error):
-        return Refused("conflict", map_error(error, "the transaction lost against another one"))
-    if isinstance(error, duckdb.CatalogException):
-        return Refused(
-            "failed",
-            NotInstalledError(
-                f"Something is missing in the warehouse: {str(error).splitlines()[0]}", hint="Run `onerow init`."
-            ),
-        )
-    if isinstance(error, duckdb.ConstraintException):
-        return Refused(
-            "failed",
-            RowRefusedError(
-                f"The target refuses a row: {str(error).splitlines()[0]}",
-                hint='Declare the column as required ("TYPE not null") so that such rows are refused when staged.',
-            ),
-        )
-    return Refused("failed", map_error(error, "the merge failed"))
+class DuckDBWarehouse(EmbeddedWarehouse):
+    """One DuckDB file; see ``EmbeddedWarehouse``."""
 
-
+    def __init__(
+        self,
+        path: Path,
+        *,
+        locate: Callable[[PartManifest], str],
+        control_schema: str = "onerow",
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        transaction: type[Transaction] = Transaction,
+    ) -> None:
+        database = Database(path, busy_timeout_s=busy_timeout_s)
+        super().__init__(database, locate=locate, control_schema=control_schema, transaction=transaction)

@@ -1,0 +1,1 @@
+"""The warehouse in PostgreSQL, and the parts that are staged in it."""
