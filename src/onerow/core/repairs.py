@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from onerow.core.kinds import ValueRefusedError
-from onerow.core.partitions import Scope, canonical_partition
+from onerow.core.partitions import Scope, canonical_partition, encode_partition
 from onerow.core.values import convert_value
 from onerow.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from onerow.core.spec import TableSpec
 
@@ -141,6 +141,28 @@ class RepairPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class RestorePlan:
+    """What would change places. Looking costs no lock.
+
+    Attributes:
+        key: the identity's columns and values, as text; None is NULL.
+        run: which has removed the row that would come back.
+        back: the table's id column of that row, as text; None if the table declares none.
+        current: the same of the row that would go, one for each row that the table has of the key.
+        removed_at: when it was removed, UTC; ``reason``: why.
+    """
+
+    table: str
+    partition: str | None
+    key: Mapping[str, str | None]
+    run: str
+    back: str | None
+    current: tuple[str | None, ...]
+    removed_at: dt.datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Intervention:
     """A transaction under guard and token that merges no parts.
 
@@ -175,6 +197,14 @@ class Repaired:
     rows_removed: int
     rows_restored: int = 0
     details: Mapping[str, int] = field(default_factory=dict)
+
+
+def key_texts(spec: TableSpec, values: Iterable[Any]) -> dict[str, str | None]:
+    """Return the identity of a row as text, as it is named everywhere; ``typed_key`` reads it back."""
+    return {
+        name: None if value is None else encode_partition(value)
+        for name, value in zip(spec.identity, values, strict=True)
+    }
 
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

@@ -7,14 +7,16 @@ from collections import Counter
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING
 
-from onerow.core.partitions import encode_partition
+from onerow.core.partitions import Scope
 from onerow.core.repairs import (
     Cause,
     DuplicateGroup,
     PartitionRepair,
     Repaired,
     RepairPlan,
+    RestorePlan,
     infer_cause,
+    key_texts,
     removal_reason,
     typed_key,
 )
@@ -96,6 +98,26 @@ class MemoryRepairs(MemoryInterventions):
                 )
         return _partition_repair(partition, repeated, causes)
 
+    def plan_restore(
+        self, spec: TableSpec, partition: str | None, *, run: str, key: Mapping[str, str | None]
+    ) -> RestorePlan:
+        """Tell what ``restore`` would exchange."""
+        refuse_versions(spec)
+        state, layout = self._table(spec.name), layout_of(spec)
+        wanted = tuple(typed_key(spec, partition, key).values())
+        back = _newest_removed(spec, state.removed, wanted, Scope(spec.name, partition), run)
+        rows = [row for row in state.rows.values() if layout.key(row) == wanted]
+        return RestorePlan(
+            table=spec.name,
+            partition=partition,
+            key=key_texts(spec, wanted),
+            run=run,
+            back=_id_of(spec, back.row),
+            current=tuple(_id_of(spec, row) for row in rows),
+            removed_at=back.removed_at,
+            reason=back.reason,
+        )
+
     def restore(
         self, work: Intervention, *, run: str, key: Mapping[str, str | None], cancellation: Cancellation
     ) -> Repaired:
@@ -104,14 +126,10 @@ class MemoryRepairs(MemoryInterventions):
         layout = layout_of(work.spec)
         wanted = tuple(typed_key(work.spec, work.partition, key).values())
         with self.transaction(work, cancellation) as transaction:
-            aside = [one for one in transaction.before.removed if layout.key(one.row) == wanted]
-            candidates = [one for one in aside if one.run == run]
-            if not candidates:
-                raise not_removed(work, run, list(dict.fromkeys(one.run for one in aside)))
+            back = _newest_removed(work.spec, transaction.before.removed, wanted, work.scope, run)
             current = [(number, row) for number, row in transaction.view(work.partition) if layout.key(row) == wanted]
             if len(current) > 1:
                 raise several_rows(work, key_text(work.spec, wanted))
-            back = max(candidates, key=lambda one: layout.order(one.row))
             batch = transaction.before.only_batch(work.partition)
             for number, row in current:
                 transaction.deleted.add(number)
@@ -131,12 +149,25 @@ def refuse_versions(spec: TableSpec) -> None:
         raise ConfigurationError(f"Table {spec.name!r}: tables in versions mode are not repaired yet.")
 
 
-def not_removed(work: Intervention, run: str, others: Sequence[str]) -> UsageError:
-    """Return the error for a key of which a run has removed no row."""
-    return UsageError(
-        f"Run {run!r} has removed no row of this key in {work.scope}, or it was restored already.",
-        hint=f"Rows of it were removed by: {', '.join(others[:5])}." if others else "No run has removed a row of it.",
-    )
+def _newest_removed(
+    spec: TableSpec, removed: Iterable[RemovedRow], key: Key, scope: Scope, run: str
+) -> RemovedRow:
+    """Return the newest row of a key that a run has removed."""
+    layout = layout_of(spec)
+    aside = [one for one in removed if layout.key(one.row) == key]
+    candidates = [one for one in aside if one.run == run]
+    if not candidates:
+        others = list(dict.fromkeys(one.run for one in aside))
+        raise UsageError(
+            f"Run {run!r} has removed no row of this key in {scope}, or it was restored already.",
+            hint=f"Rows of it were removed by: {', '.join(others)}." if others else "No run has removed a row of it.",
+        )
+    return max(candidates, key=lambda one: layout.order(one.row))
+
+
+def _id_of(spec: TableSpec, row: Row) -> str | None:
+    value = None if spec.id_column is None else row[spec.column_names.index(spec.id_column)]
+    return None if value is None else str(value)
 
 
 def several_rows(work: Intervention, key: str) -> DuplicatesError:
@@ -197,10 +228,8 @@ def _group(
     if spec.id_column is not None:
         place = spec.column_names.index(spec.id_column)
         ids = ["NULL" if row[place] is None else str(row[place]) for _, row in rows]
-    texts = {
-        name: None if value is None else encode_partition(value) for name, value in zip(spec.identity, key, strict=True)
-    }
-    return DuplicateGroup(partition, texts, len(rows), cause, kept=ids[0] if ids else None, removed=tuple(ids[1:]))
+    kept = ids[0] if ids else None
+    return DuplicateGroup(partition, key_texts(spec, key), len(rows), cause, kept=kept, removed=tuple(ids[1:]))
 
 
 def _rounding(rows: Iterable[Row], spec: TableSpec) -> int:

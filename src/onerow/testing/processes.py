@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onerow.core.partitions import Scope
     from onerow.core.parts import PartManifest
     from onerow.core.plans import Committed, Merged, MergePlan, Outcome
-    from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan
+    from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan, RestorePlan
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
     from onerow.ports.lockstore import Entry
@@ -274,6 +274,14 @@ class SimulatedWarehouse:
         self.world.scheduler.switch(f"repair {work.run}")
         self._raise_if_down()
         return self.world.warehouse.repair(work, planned, cancellation)
+
+    def plan_restore(
+        self, spec: TableSpec, partition: str | None, *, run: str, key: Mapping[str, str | None]
+    ) -> RestorePlan:
+        """Look what would be exchanged."""
+        self.world.scheduler.switch("plan restore")
+        self._raise_if_down()
+        return self.world.warehouse.plan_restore(spec, partition, run=run, key=key)
 
     def restore(
         self, work: Intervention, *, run: str, key: Mapping[str, str | None], cancellation: Cancellation

@@ -459,6 +459,13 @@ def a_removed_row_can_be_restored_and_back(harness: WarehouseHarness) -> None:
     harness.installed()
     plant(harness, [OLD, NEW])
     repair(harness, intervention(harness, "dedupe", run="run-1"))
+    look = harness.warehouse().plan_restore(harness.spec, PARTITION, run="run-1", key=JOKIC)
+    assert (look.table, look.partition, look.run, look.back, look.current) == (
+        "props", PARTITION, "run-1", "old", ("new",),
+    )  # fmt: skip
+    assert dict(look.key) == {"game_date": PARTITION, **JOKIC}
+    assert (look.reason, look.removed_at.tzinfo is None) == ("foreign: ticket 7", False)
+    assert_table(harness, [NEW])
     done = restore(harness, intervention(harness, "restore", run="run-2", reason="it was right"), "run-1", JOKIC)
     assert (done.partition, done.keys, done.rows_removed, done.rows_restored) == (PARTITION, 1, 1, 1)
     assert_table(harness, [OLD])
@@ -524,6 +531,8 @@ def only_what_was_removed_can_be_restored(harness: WarehouseHarness) -> None:
     for partition, run, key in refusals:
         with raises(UsageError):
             restore(harness, intervention(harness, "restore", run="run-2", partition=partition), run, key)
+        with raises(UsageError):
+            harness.warehouse().plan_restore(harness.spec, partition, run=run, key=key)
     with raises(StaleLeaseError):
         restore(harness, intervention(harness, "restore", run="run-2", token=1), "run-1", JOKIC)
     assert_table(harness, [NEW])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from onerow.adapters.warehouse.duckdb import removed, sql, steps
 from onerow.adapters.warehouse.duckdb.database import row, rows
 from onerow.adapters.warehouse.duckdb.install import target_table
 from onerow.adapters.warehouse.duckdb.statements import target_column
-from onerow.core.partitions import decode_partition, encode_partition
+from onerow.core.partitions import Scope, decode_partition, encode_partition
 from onerow.core.repairs import (
     RACE_S,
     Cause,
@@ -18,8 +18,10 @@ from onerow.core.repairs import (
     PartitionRepair,
     Repaired,
     RepairPlan,
+    RestorePlan,
     explained_change,
     infer_cause,
+    key_texts,
     removal_reason,
     repair_reason,
     typed_key,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from onerow.adapters.warehouse.duckdb.guarded import OpenIntervention
     from onerow.core.partitions import PartitionValue
     from onerow.core.plans import MergePlan
+    from onerow.core.repairs import Intervention
     from onerow.core.spec import TableSpec
     from onerow.ports.warehouse import RepairRequest
 
@@ -153,7 +156,7 @@ class Repair:
             groups.append(
                 DuplicateGroup(
                     partition=partition,
-                    key={name: _text(value) for name, value in zip(spec.identity, key, strict=True)},
+                    key=key_texts(spec, key),
                     rows=count,
                     cause=found[partition].cause((identical, near)),
                     kept=names[0] if names else None,
@@ -273,59 +276,103 @@ def repair_for_merge(repair: Repair, plan: MergePlan) -> dict[str | None, int]:
     return {partition: one.extra_rows for partition, one in found.items()}
 
 
+class Exchange:
+    """A row that was removed and the row that is there, on a connection that has the file attached."""
+
+    def __init__(self, repair: Repair, partition: str | None, run: str, key: Mapping[str, str | None]) -> None:
+        spec = repair.spec
+        removed.check_removed(repair.connection, repair.control, spec)
+        repair.view()
+        self.repair = repair
+        self.partition = partition
+        self.values = list(typed_key(spec, partition, key).values())
+        self._pieces: dict[str, sql.Piece] = {
+            "is_key": sql.exp.and_(
+                *(
+                    sql.exp.NullSafeEQ(
+                        this=sql.column(name),
+                        expression=sql.cast(sql.exp.Placeholder(), sql.duckdb_type(spec.by_name[name].type)),
+                    )
+                    for name in spec.identity
+                )
+            ),
+            "target_partitions": sql.in_partitions(spec, partition_values(spec, partition), on="target"),
+        }
+        found = self.rows("find_removed", run, *self.values)
+        if not found:
+            others = [name for (name,) in self.rows("find_runs", *self.values)]
+            raise UsageError(
+                f"Run {run!r} has removed no row of this key in {Scope(spec.name, partition)}, or it was restored "
+                "already.",
+                hint=f"Rows of it were removed by: {', '.join(others)}."
+                if others
+                else "No run has removed a row of it.",
+            )
+        self.row, self.back, self.removed_at, self.reason = found[0]
+        self.current = [name for (name,) in self.rows("find_current", *self.values)]
+
+    def rows(self, name: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement of the exchange."""
+        return rows(self.repair.connection, self.repair.statement(name, **self._pieces), *values)
+
+    def swap(self, work: Intervention) -> None:
+        """Let the two change places.
+
+        Raises:
+            DuplicatesError: the key stands more than once.
+            VerificationError: the engine moved other rows than it was told to.
+        """
+        spec = self.repair.spec
+        if len(self.current) > 1:
+            told = steps.describe_key(spec, self.values)
+            raise DuplicatesError(
+                f"{told} stands more than once in {work.scope}.",
+                keys=[told],
+                partitions=(work.partition,),
+                hint=f"Nothing was changed. Repair it first with `onerow dedupe --table {spec.name}`.",
+            )
+        batch = self.repair.only_batch(self.partition)
+        moved = [
+            self.rows("put_aside", work.run, work.reason, batch, *self.values),
+            self.rows("delete_current", *self.values),
+            self.rows("take_back", self.row),
+            self.rows("forget_removed", self.row),
+        ]
+        count = len(self.current)
+        if moved != [[(count,)], [(count,)], [(1,)], [(1,)]]:
+            raise VerificationError(
+                "The rows could not be exchanged one for one.", hint="The transaction was rolled back."
+            )
+
+
+def plan_restore(repair: Repair, partition: str | None, run: str, key: Mapping[str, str | None]) -> RestorePlan:
+    """Tell what would change places; see ``Warehouse.plan_restore``."""
+    try:
+        exchange = Exchange(repair, partition, run, key)
+    finally:
+        repair.clear()
+    return RestorePlan(
+        table=repair.spec.name,
+        partition=partition,
+        key=key_texts(repair.spec, exchange.values),
+        run=run,
+        back=exchange.back,
+        current=tuple(exchange.current),
+        removed_at=exchange.removed_at.replace(tzinfo=dt.UTC),
+        reason=exchange.reason,
+    )
+
+
 def restore_one(
     opened: OpenIntervention, run: str, key: Mapping[str, str | None], control: Mapping[str, str]
 ) -> Repaired:
     """Exchange the row of a key with the newest one that ``run`` removed; see ``Warehouse.restore``."""
-    work, connection = opened.work, opened.connection
-    spec = work.spec
-    typed = typed_key(spec, work.partition, key)
-    repair = Repair(connection, spec, opened.values, opened.types, control)
-    removed.check_removed(connection, control, spec)
-    repair.view()
-    is_key = sql.exp.and_(
-        *(
-            sql.exp.NullSafeEQ(
-                this=sql.column(name),
-                expression=sql.cast(sql.exp.Placeholder(), sql.duckdb_type(spec.by_name[name].type)),
-            )
-            for name in typed
-        )
-    )
-    values = list(typed.values())
-
-    def statement(name: str) -> str:
-        return repair.statement(
-            name, is_key=is_key, target_partitions=sql.in_partitions(spec, opened.values, on="target")
-        )
-
-    found = rows(connection, statement("find_removed"), run, *values)
-    if not found:
-        others = [name for (name,) in rows(connection, statement("find_runs"), *values)]
-        raise UsageError(
-            f"Run {run!r} has removed no row of this key in {work.scope}, or it was restored already.",
-            hint=f"Rows of it were removed by: {', '.join(others)}." if others else "No run has removed a row of it.",
-        )
-    (current,) = row(connection, statement("count_current"), *values)
-    if current > 1:
-        told = steps.describe_key(spec, values)
-        raise DuplicatesError(
-            f"{told} stands more than once in {work.scope}.",
-            keys=[told],
-            partitions=(work.partition,),
-            hint=f"Nothing was changed. Repair it first with `onerow dedupe --table {spec.name}`.",
-        )
-    batch = repair.only_batch(work.partition)
-    (copied,) = row(connection, statement("put_aside"), work.run, work.reason, batch, *values)
-    (deleted,) = row(connection, statement("delete_current"), *values)
-    (back,) = row(connection, statement("take_back"), found[0][0])
-    (forgotten,) = row(connection, statement("forget_removed"), found[0][0])
-    if (copied, deleted, back, forgotten) != (current, current, 1, 1):
-        raise VerificationError(
-            "The rows could not be exchanged one for one.", hint="The transaction was rolled back."
-        )
-    opened.rows_superseded = current
-    return Repaired(work.partition, 1, current, rows_restored=1)
+    work = opened.work
+    repair = Repair(opened.connection, work.spec, opened.values, opened.types, control)
+    exchange = Exchange(repair, work.partition, run, key)
+    exchange.swap(work)
+    opened.rows_superseded = len(exchange.current)
+    return Repaired(work.partition, 1, len(exchange.current), rows_restored=1)
 
 
 def refuse_versions(spec: TableSpec) -> None:
@@ -371,10 +418,3 @@ def _near(name: str) -> sql.Node:
     limit = sql.exp.Literal.number(round(RACE_S * 1_000_000))
     near = sql.exp.LTE(this=sql.exp.Sub(this=newest, expression=oldest), expression=limit)
     return sql.exp.func("coalesce", sql.exp.and_(known, near), sql.exp.false(), dialect=sql.DIALECT)
-
-
-def _text(value: Any) -> str | None:
-    """Return a value of a key as text; a partition's value as it is named everywhere."""
-    if value is None:
-        return None
-    return encode_partition(value) if isinstance(value, bool | Decimal) else str(value)

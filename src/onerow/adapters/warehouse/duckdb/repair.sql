@@ -65,13 +65,14 @@ using (select __onerow_target from repeated where __onerow_place > 1) as m
 where target.rowid = m.__onerow_target and $target_partitions;
 
 -- name: find_removed
-select rowid from removed where __onerow_run = ? and $is_key order by $newest_first limit 1;
+select rowid, $id, __onerow_removed_at, __onerow_reason from removed
+where __onerow_run = ? and $is_key order by $newest_first limit 1;
 
 -- name: find_runs
 select __onerow_run from removed where $is_key group by __onerow_run order by max(__onerow_removed_at) desc limit 5;
 
--- name: count_current
-select count(*) from touched where $is_key;
+-- name: find_current
+select $id from touched where $is_key;
 
 -- name: put_aside
 insert into removed ($column_list, __onerow_run, __onerow_removed_at, __onerow_reason, __onerow_batch)

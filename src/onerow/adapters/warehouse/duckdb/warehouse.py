@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from onerow.core.partitions import Scope
     from onerow.core.parts import PartManifest
     from onerow.core.plans import Merged, MergePlan, Outcome
-    from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan
+    from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan, RestorePlan
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
     from onerow.ports.warehouse import GuardedTransaction, InspectRequest, Prepared, RepairRequest, TableCheck
@@ -298,6 +298,15 @@ class EmbeddedWarehouse:
         with self._interventions.transaction(work, cancellation) as opened, self._interventions.errors(cancellation):
             return repair.repair_one(opened, planned, self._control)
 
+    def plan_restore(
+        self, spec: TableSpec, partition: str | None, *, run: str, key: Mapping[str, str | None]
+    ) -> RestorePlan:
+        """Tell what ``restore`` would exchange."""
+        with self._read() as connection:
+            types, values = installation.target_types(connection, spec), repair.partition_values(spec, partition)
+            found = repair.Repair(connection, spec, values, types, self._control)
+            return repair.plan_restore(found, partition, run, key)
+
     def restore(
         self, work: Intervention, *, run: str, key: Mapping[str, str | None], cancellation: Cancellation
     ) -> Repaired:
@@ -441,6 +450,12 @@ class DuckDBWarehouse(EmbeddedWarehouse):
         control_schema: str = "onerow",
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         transaction: type[Transaction] = Transaction,
+        interventions: type[Interventions] = Interventions,
     ) -> None:
-        database = Database(path, busy_timeout_s=busy_timeout_s)
-        super().__init__(database, locate=locate, control_schema=control_schema, transaction=transaction)
+        super().__init__(
+            Database(path, busy_timeout_s=busy_timeout_s),
+            locate=locate,
+            control_schema=control_schema,
+            transaction=transaction,
+            interventions=interventions,
+        )
