@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,17 +18,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from onerow.adapters.clock import SystemClock, SystemIds
+from onerow.adapters.locks.postgresql import PostgresLocks
 from onerow.adapters.locks.sqlite import SqliteLocks
 from onerow.adapters.staging.files import FileParts
 from onerow.adapters.warehouse.duckdb.merge import Transaction as DuckDBTransaction
 from onerow.adapters.warehouse.duckdb.warehouse import DuckDBWarehouse
+from onerow.adapters.warehouse.ducklake.lake import Lake, catalog_of
+from onerow.adapters.warehouse.ducklake.warehouse import DuckLakeWarehouse, staging_folder
 from onerow.core.rows import arrow_schema
+from onerow.core.views import CURRENT, DUPLICATES, monitor_columns
 from onerow.testing.conformance.harness import SPEC, PartStoreHarness, WarehouseHarness
 from onerow.testing.conformance.lockstore import LockStoreHarness
 from onerow.testing.memory_locks import MemoryLocks
 from onerow.testing.memory_parts import MemoryParts
-from onerow.testing.memory_tables import MemoryDatabase, Transaction
+from onerow.testing.memory_tables import MemoryDatabase, Transaction, comparable
 from onerow.testing.memory_warehouse import MemoryWarehouse
+from support.postgres import databases
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +80,27 @@ class SqliteLocksHarness(LockStoreHarness):
             store.close()
 
 
-LOCK_STORES = {"memory": MemoryLocksHarness, "sqlite": SqliteLocksHarness}
+class PostgresLocksHarness(LockStoreHarness):
+    def __init__(self, folder: Path) -> None:
+        self._databases = databases()
+        self._name = self._databases.create()
+        self._url = self._databases.url(self._name)
+        self._opened = []
+
+    def store(self):
+        self._opened.append(PostgresLocks(self._url))
+        return self._opened[-1]
+
+    def opener(self):
+        return partial(PostgresLocks, self._url)
+
+    def close(self):
+        for store in self._opened:
+            store.close()
+        self._databases.drop(self._name)
+
+
+LOCK_STORES = {"memory": MemoryLocksHarness, "sqlite": SqliteLocksHarness, "postgresql": PostgresLocksHarness}
 
 
 # --- part stores ---------------------------------------------------------------------------
@@ -168,14 +194,14 @@ class MemoryWarehouseHarness(WarehouseHarness):
 
     def table_rows(self, spec):
         rows = self._database.tables[spec.name].rows.values()
-        return [dict(zip(spec.column_names, row, strict=True)) for row in rows]
+        return [dict(zip(stored_names(spec), row, strict=True)) for row in rows]
 
     def related_rows(self, spec, suffix):
         if suffix != "_removed_duplicates":
-            raise NotImplementedError(suffix)
+            return {DUPLICATES: duplicates_view, CURRENT: current_view}[suffix](spec, self.table_rows(spec))
         return [
             {
-                **dict(zip(spec.column_names, one.row, strict=True)),
+                **dict(zip(stored_names(spec), one.row, strict=True)),
                 "__onerow_run": one.run,
                 "__onerow_removed_at": one.removed_at,
                 "__onerow_reason": one.reason,
@@ -191,7 +217,11 @@ class MemoryWarehouseHarness(WarehouseHarness):
         self._database.tables = dict(moment)
 
     def foreign_insert(self, spec, rows):
-        self.warehouse().insert_foreign(spec, [tuple(row[name] for name in spec.column_names) for row in rows])
+        self.warehouse().insert_foreign(spec, [tuple(row[name] for name in stored_names(spec)) for row in rows])
+
+    def forget_ledger(self, spec):
+        tables = self._database.tables
+        tables[spec.name] = replace(tables[spec.name], ledger=())
 
     def foreign_delete_all(self, spec):
         state = self._database.tables[spec.name]
@@ -214,6 +244,47 @@ class MemoryWarehouseHarness(WarehouseHarness):
 
 class MemoryRowWarehouseHarness(MemoryWarehouseHarness):
     domain = "row"
+
+
+def stored_names(spec):
+    return [column.name for column in spec.stored_columns]
+
+
+def grouped(rows, names):
+    """Return the rows by the values of some columns."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def duplicates_view(spec, rows):
+    """Return what the view ``<target>_duplicates`` shows: where there is no engine, there is no view of its own."""
+    order, names = spec.order_by[0], (*spec.row_identity, *monitor_columns(spec))
+    return [
+        dict(
+            zip(
+                names,
+                (
+                    *key,
+                    len(found),
+                    spec.id_column and ", ".join(sorted(row[spec.id_column] for row in found if row[spec.id_column])),
+                    max((row[order] for row in found if row[order] is not None), default=None),
+                ),
+                strict=True,
+            )
+        )
+        for key, found in grouped(rows, spec.row_identity).items()
+        if len(found) > 1
+    ]
+
+
+def current_view(spec, rows):
+    """Return what the view ``<target>_current`` shows."""
+    return [
+        max(found, key=lambda row: [comparable(row[name]) for name in spec.comparison])
+        for found in grouped(rows, spec.identity).values()
+    ]
 
 
 OBJECTS = 2
@@ -271,9 +342,9 @@ class DuckDBHarness(WarehouseHarness):
 
     def table_rows(self, spec):
         with self._connection() as connection:
-            columns = ", ".join(f'"{name}"' for name in spec.column_names)
+            columns = ", ".join(quoted(name) for name in stored_names(spec))
             table = connection.sql(f"select {columns} from {_target(spec)}").to_arrow_table()
-        return table.cast(arrow_schema(spec.columns)).to_pylist()
+        return table.cast(arrow_schema(spec.stored_columns)).to_pylist()
 
     def related_rows(self, spec, suffix):
         with self._connection() as connection:
@@ -282,11 +353,15 @@ class DuckDBHarness(WarehouseHarness):
         return [{name: utc(value) for name, value in row.items()} for row in table.to_pylist()]
 
     def foreign_insert(self, spec, rows):
-        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(spec.columns))
-        columns = ", ".join(f'"{name}"' for name in spec.column_names)
+        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(spec.stored_columns))
+        columns = ", ".join(quoted(name) for name in stored_names(spec))
         with self._connection() as connection:
             connection.register("foreign_rows", table)
             connection.execute(f"insert into {_target(spec)} ({columns}) select {columns} from foreign_rows")
+
+    def forget_ledger(self, spec):
+        with self._connection() as connection:
+            connection.execute("delete from onerow.ledger where table_name = ?", [spec.name])
 
     def foreign_delete_all(self, spec):
         with self._connection() as connection:
@@ -303,6 +378,109 @@ class DuckDBHarness(WarehouseHarness):
 
     def damage_data(self, part):
         flip_a_byte(self._parts.data_path(part))
+
+
+_lakes: dict[str, object] = {}
+
+
+class DuckLakeHarness(WarehouseHarness):
+    """Tells what is the same with every catalog."""
+
+    transaction = DuckDBTransaction
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data_path = str(folder / "lake")
+        self.catalog = self.new_catalog()
+        staging = staging_folder(self.data_path)
+        self._parts = FileParts(staging, clock=SystemClock(), ids=SystemIds(), suffix=".part")
+        self._opened, self._calls = [], 0
+
+    def new_catalog(self):
+        """Return where the catalog will be; there is none yet."""
+        raise NotImplementedError
+
+    @property
+    def parts(self):
+        return self._parts
+
+    def warehouse(self):
+        self._calls += 1
+        if len(self._opened) < OBJECTS:
+            self._opened.append(
+                DuckLakeWarehouse(
+                    catalog=self.catalog,
+                    data_path=self.data_path,
+                    locate=self.locate,
+                    busy_timeout_s=30.0,
+                    transaction=self.transaction,
+                )
+            )
+        return self._opened[self._calls % len(self._opened)]
+
+    def locate(self, part):
+        return str(self._parts.verify(part))
+
+    def close(self):
+        for warehouse in self._opened:
+            warehouse.close()
+
+    @contextmanager
+    def _connection(self):
+        """Attach as another client does, under another name."""
+        lake = Lake(catalog_of(self.catalog, busy_timeout_s=30.0), self.data_path, busy_timeout_s=30.0)
+        with closing(lake), lake.open() as connection:
+            yield connection
+
+    def forget_ledger(self, spec):
+        with self._connection() as connection:
+            connection.execute("delete from onerow_db.onerow.ledger where table_name = ?", [spec.name])
+
+    def foreign_fence(self, spec, partition, token):
+        with self._connection() as connection:
+            connection.execute(
+                f'insert into onerow_db.onerow.{quoted(f"fences_{spec.name}")} values (?, ?, ?)',
+                [spec.name, partition or "", token],
+            )
+
+    def table_rows(self, spec):
+        with self._connection() as connection:
+            columns = ", ".join(f'"{name}"' for name in spec.column_names)
+            table = connection.sql(f"select {columns} from {_in_lake(spec)}").to_arrow_table()
+        return table.cast(arrow_schema(spec.columns)).to_pylist()
+
+    def related_rows(self, spec, suffix):
+        with self._connection() as connection:
+            table = connection.sql(f"select * from {_in_lake(spec, suffix)}").to_arrow_table()
+        return [{name: utc(value) for name, value in row.items()} for row in table.to_pylist()]
+
+    def foreign_insert(self, spec, rows):
+        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(spec.columns))
+        columns = ", ".join(f'"{name}"' for name in spec.column_names)
+        with self._connection() as connection:
+            connection.register("foreign_rows", table)
+            connection.execute(f"insert into {_in_lake(spec)} ({columns}) select {columns} from foreign_rows")
+            connection.unregister("foreign_rows")
+
+    def foreign_delete_all(self, spec):
+        with self._connection() as connection:
+            connection.execute(f"delete from {_in_lake(spec)}")
+
+    def lose_data(self, part):
+        self._parts.data_path(part).unlink()
+
+    def damage_data(self, part):
+        flip_a_byte(self._parts.data_path(part))
+
+
+class DuckLakeSqliteHarness(DuckLakeHarness):
+    def new_catalog(self):
+        return self.folder / "catalog.sqlite"
+
+
+def _in_lake(spec, suffix=""):
+    names = ("onerow_db", *(("main",) if len(spec.target) == 1 else ()), *spec.target[:-1], spec.target[-1] + suffix)
+    return ".".join(quoted(name) for name in names)
 
 
 def quoted(name):
@@ -322,4 +500,5 @@ WAREHOUSES = {
     "memory": MemoryWarehouseHarness,
     "memory-row": MemoryRowWarehouseHarness,
     "duckdb": DuckDBHarness,
+    "ducklake-sqlite": DuckLakeSqliteHarness,
 }

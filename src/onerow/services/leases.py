@@ -109,12 +109,21 @@ class HeldLeases:
         return True
 
     def _renew_one(self, scope: Scope, grant: _Grant) -> None:
-        asked_s = self._clock.monotonic_s()
-        try:
-            kept = self._write(grant, core.renewed, asked_s)
-        except LockStoreError as error:
-            emit("onerow.lock_renewal_failed", scope=str(scope), error=error.message)
-            return
+        """Renew one lease; where the store fails, again after a moment, so that a cut connection costs no lease."""
+        tried = 0
+        while True:
+            tried += 1
+            asked_s = self._clock.monotonic_s()
+            try:
+                kept = self._write(grant, core.renewed, asked_s)
+            except LockStoreError as error:
+                emit("onerow.lock_renewal_failed", scope=str(scope), error=error.message)
+                if tried >= STORE_TRIES:
+                    return  # the next period tries again
+            else:
+                break
+            self._clock.sleep_s(STORE_RETRY_S * 4 ** (tried - 1))
+            self.raise_if_cancelled()
         if kept:
             emit("onerow.lock_renewed", scope=str(scope), token=grant.record.token)
         else:

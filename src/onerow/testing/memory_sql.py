@@ -31,6 +31,7 @@ class MemorySql:
 
     def __init__(self, spec: TableSpec, rows: Sequence[Row], *, before_statement: Callable[[], None]) -> None:
         self._spec = spec
+        self._names = [column.name for column in spec.stored_columns]
         self._rows = rows
         self._before_statement = before_statement
         self._connection: duckdb.DuckDBPyConnection | None = None
@@ -73,21 +74,21 @@ class MemorySql:
             raise self._failure
         if self._connection is None:
             return None
-        names = sql.exp.select(*sql.columns(self._spec.column_names)).from_(sql.table(*self._spec.target))
+        names = sql.exp.select(*sql.columns(self._names)).from_(sql.table(*self._spec.target))
         with closing(self._connection.cursor()) as cursor:
             table = cursor.execute(names.sql(sql.DIALECT)).to_arrow_table()
-        found = table.cast(arrow_schema(self._spec.columns)).to_pylist()
-        return [tuple(row[name] for name in self._spec.column_names) for row in found]
+        found = table.cast(arrow_schema(self._spec.stored_columns)).to_pylist()
+        return [tuple(row[name] for name in self._names) for row in found]
 
     def _filled(self) -> duckdb.DuckDBPyConnection:
         spec = self._spec
         connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
         connection.execute("set TimeZone = 'UTC'")
-        dicts = [dict(zip(spec.column_names, row, strict=True)) for row in self._rows]
-        connection.register("given", pa.Table.from_pylist(dicts, schema=arrow_schema(spec.columns)))
+        dicts = [dict(zip(self._names, row, strict=True)) for row in self._rows]
+        connection.register("given", pa.Table.from_pylist(dicts, schema=arrow_schema(spec.stored_columns)))
         if len(spec.target) > 1:
             connection.execute(f"create schema {sql.table(*spec.target[:-1]).sql(sql.DIALECT)}")
-        columns = [sql.staged_column(column, present=True) for column in spec.columns]
+        columns = [sql.staged_column(column, present=True) for column in spec.stored_columns]
         query = sql.exp.select(*columns).from_("given")
         connection.execute(f"create table {self.target} as {query.sql(sql.DIALECT)}")
         connection.unregister("given")

@@ -40,11 +40,35 @@ def stay(point: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the columns of a spec stand in a row."""
+    """Where the columns of a spec stand in a row.
+
+    Attributes:
+        width: how many columns are declared; they come first.
+        versions: whether one more follows, the number of the version.
+    """
 
     identity: tuple[int, ...]
     comparison: tuple[int, ...]
     partition: int | None
+    width: int
+    versions: bool
+
+    def row_key(self, row: Row) -> Key:
+        """Return what no two rows share: the key, and in versions mode its version."""
+        return (*self.key(row), row[self.width]) if self.versions else self.key(row)
+
+    def staged_key(self, row: Row) -> Key:
+        """Return what staged rows are gathered by: of a key the newest counts, in versions mode each content."""
+        return self.content(row) if self.versions else self.key(row)
+
+    def content(self, row: Row) -> Key:
+        """Return all declared columns, NULL equal to NULL and NaN to NaN."""
+        return tuple([comparable(value) for value in row[: self.width]])
+
+    def version_of(self, row: Row) -> int:
+        """Return the number of a version; 0 where somebody has given none."""
+        version: int | None = row[self.width]
+        return version or 0
 
     def key(self, row: Row) -> Key:
         """Return what identifies the row: partition and business key."""
@@ -72,6 +96,8 @@ def layout_of(spec: TableSpec) -> Layout:
         identity=tuple(places[name] for name in spec.identity),
         comparison=tuple(places[name] for name in spec.comparison),
         partition=None if spec.partition is None else places[spec.partition],
+        width=len(spec.columns),
+        versions=spec.mode == "versions",
     )
     if len(_LAYOUTS) >= 1_000:
         _LAYOUTS.clear()
@@ -248,7 +274,7 @@ def _applied(now: TableState, transaction: Transaction) -> TableState:
 
 @dataclass(slots=True)
 class Candidate:
-    """What is staged for one key: the newest row, how many rows are identical to it, how many older."""
+    """What is staged for one key, or one content: the newest row, how many rows are identical to it, how many older."""
 
     row: Row
     same: int = 1
@@ -257,7 +283,7 @@ class Candidate:
 
 def put_candidate(candidates: dict[Key, Candidate], row: Row, layout: Layout) -> None:
     """Take one more staged row into account."""
-    key = layout.key(row)
+    key = layout.staged_key(row)
     candidate = candidates.get(key)
     if candidate is None:
         candidates[key] = Candidate(row)
@@ -270,15 +296,15 @@ def put_candidate(candidates: dict[Key, Candidate], row: Row, layout: Layout) ->
 
 
 def duplicates_in(rows: Sequence[Row], layout: Layout) -> dict[Key, int]:
-    """Return the keys that have several rows, with their number of rows."""
+    """Return the keys that have several rows, with their number of rows; in versions mode, keys with their version."""
     seen: dict[Key, int] = {}
     for row in rows:
-        key = layout.key(row)
+        key = layout.row_key(row)
         seen[key] = seen.get(key, 0) + 1
     return {key: count for key, count in seen.items() if count > 1}
 
 
 def key_text(spec: TableSpec, key: Key) -> str:
-    """Return a key as people read it."""
-    pairs = zip(spec.identity, key, strict=True)
+    """Return a key as people read it, with its version if it has one."""
+    pairs = zip(spec.row_identity, key, strict=False)
     return ", ".join(f"{name}={'NULL' if value is None else value}" for name, value in pairs)

@@ -43,9 +43,10 @@ from onerow.testing.memory_tables import (
     put_candidate,
     stay,
 )
+from onerow.testing.memory_versions import merge_versions, repeated_contents, what_is_wrong
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from onerow.core.partitions import Scope
     from onerow.core.plans import MergePlan, Outcome, PartitionTask
@@ -55,6 +56,16 @@ if TYPE_CHECKING:
     from onerow.testing.memory_parts import MemoryParts
 
 FENCE_TRIES = 20
+
+
+def _missing_or_older(rows: Sequence[Row], candidates: Mapping[Key, Candidate], spec: TableSpec) -> str | None:
+    """Return which staged row is not in the table and newer than what is; None if all is well."""
+    layout = layout_of(spec)
+    found = {layout.key(row): layout.order(row) for row in rows}
+    for key, candidate in candidates.items():
+        if key not in found or found[key] < layout.order(candidate.row):
+            return f"the row of {key_text(spec, key)} is missing or older"
+    return None
 
 
 class RollbackError(Exception):
@@ -98,7 +109,7 @@ class MemoryWarehouse(MemoryRepairs):
         super().__init__(
             database or MemoryDatabase(),
             utc_now,
-            capabilities=Capabilities(commit_domain, max_partitions, max_rows, frozenset({"upsert"})),
+            capabilities=Capabilities(commit_domain, max_partitions, max_rows, frozenset({"upsert", "versions"})),
             switch=switch,
             deliver=deliver,
         )
@@ -252,6 +263,10 @@ class MemoryWarehouse(MemoryRepairs):
         """Let the newest row of each key win, and count what becomes of every staged row."""
         layout = layout_of(prepared.plan.spec)
         for task in prepared.plan.tasks:
+            if layout.versions:
+                contents = prepared.candidates[task.partition]
+                merge_versions(transaction, task, contents, staged=prepared.staged[task.partition])
+                continue
             existing: dict[Key, tuple[int, Row]] = {}
             for number, row in transaction.view(task.partition):
                 key = layout.key(row)
@@ -288,10 +303,16 @@ class MemoryWarehouse(MemoryRepairs):
         for task in prepared.plan.tasks:
             rows = [row for _, row in transaction.view(task.partition)]
             doubled |= dict.fromkeys(duplicates_in(rows, layout), task.partition)
-            found = {layout.key(row): layout.order(row) for row in rows}
-            for key, candidate in prepared.candidates[task.partition].items():
-                if key not in found or found[key] < layout.order(candidate.row):
-                    self._fail_verification(task, f"the row of {key_text(spec, key)} is missing or older")
+            candidates = prepared.candidates[task.partition]
+            if layout.versions:
+                touched = {layout.key(candidate.row) for candidate in candidates.values()}
+                of_touched = [row for row in rows if layout.key(row) in touched]
+                doubled |= dict.fromkeys(repeated_contents(of_touched, layout), task.partition)
+                wrong = what_is_wrong(transaction, task, candidates)
+            else:
+                wrong = _missing_or_older(rows, candidates, spec)
+            if wrong is not None:
+                self._fail_verification(task, wrong)
             counts = transaction.counts[task.partition]
             if not counts.add_up or counts.staged != task.rows_staged:
                 self._fail_verification(task, f"the counts do not add up: {counts}, planned {task.rows_staged}")

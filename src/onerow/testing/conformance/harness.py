@@ -55,6 +55,9 @@ SPEC = TableSpec(
     id_column="id",
 )
 
+VERSIONS = replace(SPEC, mode="versions", version_column="version")
+"""``SPEC`` with every content of a key kept."""
+
 
 def a_row(**values: Any) -> Row:
     """Return a row of ``SPEC`` with some values changed."""
@@ -136,7 +139,10 @@ class WarehouseHarness(ABC):
 
     @abstractmethod
     def table_rows(self, spec: TableSpec) -> list[Row]:
-        """Return all rows of the target with the columns of ``spec``, in any order."""
+        """Return all rows of the target with the stored columns of ``spec``, in any order.
+
+        These are the declared columns and, in versions mode, the version.
+        """
 
     @abstractmethod
     def related_rows(self, spec: TableSpec, suffix: str) -> list[Row]:
@@ -147,7 +153,7 @@ class WarehouseHarness(ABC):
 
     @abstractmethod
     def foreign_insert(self, spec: TableSpec, rows: Sequence[Row]) -> None:
-        """Insert rows the way somebody does who does not use onerow."""
+        """Insert rows the way somebody does who does not use onerow; in versions mode they have a version."""
 
     @abstractmethod
     def foreign_delete_all(self, spec: TableSpec) -> None:
@@ -156,6 +162,10 @@ class WarehouseHarness(ABC):
     @abstractmethod
     def foreign_fence(self, spec: TableSpec, partition: str | None, token: int) -> None:
         """Put one more fence row beside those that are there, as an interrupted repair by hand would."""
+
+    @abstractmethod
+    def forget_ledger(self, spec: TableSpec) -> None:
+        """Remove all entries of a table from the ledger, as somebody does who prunes it; the history stays."""
 
     @abstractmethod
     def lose_data(self, part: PartManifest) -> None:
@@ -269,7 +279,7 @@ def counted(outcome: Outcome, partition: str | None = DAY.isoformat()) -> tuple[
 
 def sorted_rows(rows: Sequence[Row]) -> list[Row]:
     """Return rows in an order of their own, for comparison."""
-    return sorted(rows, key=lambda row: repr(sorted(row.items())))
+    return sorted(rows, key=lambda row: [(name, value is None, str(value)) for name, value in sorted(row.items())])
 
 
 def assert_table(harness: WarehouseHarness, expected: Sequence[Row]) -> None:

@@ -12,6 +12,8 @@ from onerow.testing.conformance import (
     warehouse_partitions,
     warehouse_protocol,
     warehouse_repair,
+    warehouse_versions,
+    warehouse_views,
 )
 from onerow.testing.conformance.asking import Checks
 
@@ -27,5 +29,7 @@ CHECKS: Checks[WarehouseHarness] = Checks(
         *warehouse_outcomes.CHECKS,
         *warehouse_repair.CHECKS,
         *warehouse_guarded.CHECKS,
+        *warehouse_versions.CHECKS,
+        *warehouse_views.CHECKS,
     ]
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import duckdb
 
@@ -86,7 +86,14 @@ class OpenIntervention:
 
 
 class Interventions:
-    """Runs interventions on a database; the steps are methods of their own."""
+    """Runs interventions on a database; the steps are methods of their own.
+
+    Attributes:
+        in_doubt: after a commit that failed for another reason than a conflict, or that cannot be read back, nobody
+            can tell its end before the guard is had; else what this connection reads then is the truth.
+    """
+
+    in_doubt: ClassVar[bool] = False
 
     def __init__(self, database: Database, control: installation.Control) -> None:
         self._database = database
@@ -164,23 +171,35 @@ class Interventions:
 
     def _commit(self, connection: duckdb.DuckDBPyConnection, work: Intervention) -> None:
         """Commit, and believe only what the history says: the engine accepts the COMMIT of an aborted transaction."""
-        failure: duckdb.Error | None = None
+        failure: OnerowError | None = None
         try:
             connection.execute("commit")
         except duckdb.Error as error:
+            failure = self._mapped(error, "the commit failed")
             rollback(connection)
-            failure = error
+        if isinstance(failure, ConflictError):
+            raise failure
+        if failure is not None and self.in_doubt:
+            raise OutcomeUnknownError(f"Nobody can tell whether the commit was kept: {failure.message}") from failure
         try:
             kept = self._is_kept(connection, work)
         except duckdb.Error as error:
-            raise OutcomeUnknownError(
-                f"Nobody can tell whether the commit was kept: {str(failure or error).splitlines()[0]}"
-            ) from error
+            told = failure or self._mapped(error, "the history cannot be read")
+            raise OutcomeUnknownError(f"Nobody can tell whether the commit was kept: {told.message}") from None
         if kept:
             return
-        if failure is not None and not self._database.is_conflict(failure):
-            raise self._database.map_error(failure, "the commit failed")
+        if failure is not None:
+            raise failure
+        if self.in_doubt:
+            raise OutcomeUnknownError("The commit was accepted, but the history does not show it.")
         raise ConflictError("The commit was not kept.", hint="Nothing was changed; run it again.")
+
+    def _mapped(self, error: duckdb.Error, doing: str) -> OnerowError:
+        """Return the error of ours; the engine's own text goes through the database, which knows what to hide."""
+        mapped = self._database.map_error(error, doing)
+        if self._database.is_conflict(error) and not isinstance(mapped, ConflictError):
+            return ConflictError(mapped.message, hint="Nothing was committed; run it again.")
+        return mapped
 
     def _is_kept(self, connection: duckdb.DuckDBPyConnection, work: Intervention) -> bool:
         found = rows(
@@ -200,8 +219,10 @@ class Interventions:
                 except BaseException:
                     rollback(connection)
                     raise
-        except (OnerowError, duckdb.Error) as error:
-            raise OutcomeUnknownError(f"The history cannot be read: {str(error).splitlines()[0]}") from error
+        except OnerowError as error:
+            raise OutcomeUnknownError(f"The history cannot be read: {error.message}") from error
+        except duckdb.Error as error:
+            raise OutcomeUnknownError(self._mapped(error, "the history cannot be read").message) from None
         return kept
 
     @contextmanager
@@ -215,12 +236,7 @@ class Interventions:
         except duckdb.ConstraintException as error:
             raise RowRefusedError(f"The warehouse refuses a row: {str(error).splitlines()[0]}") from error
         except duckdb.Error as error:
-            if self._database.is_conflict(error):
-                raise ConflictError(
-                    f"Lost against another transaction: {str(error).splitlines()[0]}",
-                    hint="Nothing was committed; run it again.",
-                ) from error
-            raise self._database.map_error(error, "the statement failed") from error
+            raise self._mapped(error, "the statement failed") from None  # its own text may show a password
 
     @contextmanager
     def guarded(self, work: Intervention, cancellation: Cancellation) -> Iterator[Block]:
@@ -288,8 +304,8 @@ def _schema(spec: TableSpec) -> str:
 def _statement(name: str, spec: TableSpec, values: Sequence[PartitionValue]) -> str:
     """Return a statement that looks at the target itself, without temporary objects that could be in the way."""
     pieces: dict[str, sql.Piece] = {
-        "identity": sql.columns(spec.identity),
-        "key_hash": sql.hash_of(spec.identity),
+        "identity": sql.columns(spec.row_identity),
+        "key_hash": sql.hash_of(spec.row_identity),
         "target_partitions": sql.in_partitions(spec, values, on="target"),
     }
     tables = {"target": installation.target_table(spec)}

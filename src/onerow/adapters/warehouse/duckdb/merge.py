@@ -283,10 +283,10 @@ class Transaction:
         written = sum(tally.winners for tally in tallies.values()) - kept
         if updated:
             (deleted,) = row(run, statements["delete_replaced"])
-            _expect("rows replaced", deleted, updated)
+            expect("rows replaced", deleted, updated)
         if written:
             (inserted,) = row(run, statements["insert_newest" if kept else "insert_all"])
-            _expect("rows inserted", inserted, written)
+            expect("rows inserted", inserted, written)
 
     def verify(self, counts: Mapping[str | None, MergeCounts]) -> None:
         """Read the touched partitions back: one row per key, every staged key there, nothing older, counts add up."""
@@ -296,16 +296,20 @@ class Transaction:
             seen[partition_name(self.plan.spec, value)] = found
         if keys != sum(seen.values()):
             self._refuse_duplicates()
-        for name, tally in self.prepared.tallies.items():
-            where = f"partition {name!r}" if name is not None else "the table"
-            _expect(f"rows in {where}", seen.get(name, 0), tally.before + counts[name].inserted)
-            if not counts[name].add_up:
-                _refuse(VerificationError(f"The counts of {where} do not add up: {counts[name]}."))
+        self._verify_counts(seen, counts)
         present, differing = row(self.connection, self.statements["verify_staged"])
-        _expect("staged keys in the table", present, sum(tally.winners for tally in self.prepared.tallies.values()))
+        expect("staged keys in the table", present, sum(tally.winners for tally in self.prepared.tallies.values()))
         if differing:
             (older,) = row(self.connection, self.statements["count_older"])
-            _expect("rows older than a staged row of their key", older, 0)
+            expect("rows older than a staged row of their key", older, 0)
+
+    def _verify_counts(self, seen: Mapping[str | None, int], counts: Mapping[str | None, MergeCounts]) -> None:
+        """Check that each partition has the rows that it had and those inserted, and that its counts add up."""
+        for name, tally in self.prepared.tallies.items():
+            where = f"partition {name!r}" if name is not None else "the table"
+            expect(f"rows in {where}", seen.get(name, 0), tally.before + counts[name].inserted)
+            if not counts[name].add_up:
+                _refuse(VerificationError(f"The counts of {where} do not add up: {counts[name]}."))
 
     def record(self, counts: Mapping[str | None, MergeCounts]) -> None:
         """Write the ledger and the history, in this transaction."""
@@ -364,21 +368,24 @@ class Transaction:
             tally = self._tally(value)
             tally.beaten, tally.beaten_unchanged = beaten, unchanged
             # A repeated key was counted once by its hash; the beaten rows are on top of the winners.
-            _expect("rows beaten within the batch", beaten, tally.staged - tally.winners)
+            expect("rows beaten within the batch", beaten, tally.staged - tally.winners)
 
     def _tally(self, value: Any) -> Tally:
         return self.prepared.tallies[partition_name(self.plan.spec, value)]
 
-    def _refuse_duplicates(self) -> None:
+    def _refuse_duplicates(
+        self, statement: str = "find_duplicates", what: str = steps.STAND_TWICE
+    ) -> None:
         """Name the keys that stand twice; if none does exactly, it was a collision of hashes."""
         spec = self.plan.spec
-        found = rows(self.connection, self.statements["find_duplicates"], 1000)
+        found = rows(self.connection, self.statements[statement], 1000)
         if not found:
             raise HashCollisionError("Two keys of the table share a hash.")
         partitions = tuple(
             dict.fromkeys(partition_name(spec, values[0]) if spec.partition else None for values in found)
         )
-        raise RefusedError(Refused("failed", steps.duplicates_error(spec, found, partitions), partitions=partitions))
+        error = steps.duplicates_error(spec, found, partitions, what)
+        raise RefusedError(Refused("failed", error, partitions=partitions))
 
 
 def _numbers(counts: MergeCounts) -> tuple[int, int, int, int, int]:
@@ -389,7 +396,8 @@ def _refuse(error: OnerowError) -> None:
     raise RefusedError(Refused("failed", error))
 
 
-def _expect(what: str, found: int, wanted: int) -> None:
+def expect(what: str, found: int, wanted: int) -> None:
+    """Refuse the transaction if it has ``found`` other than it should."""
     if found != wanted:
         _refuse(
             VerificationError(

@@ -34,7 +34,7 @@ def _schema_of(spec: TableSpec) -> str:
 
 
 def _wanted(spec: TableSpec) -> dict[str, str]:
-    return {**{column.name: sql.duckdb_type(column.type) for column in spec.columns}, **REMOVED_COLUMNS}
+    return {**{column.name: sql.duckdb_type(column.type) for column in spec.stored_columns}, **REMOVED_COLUMNS}
 
 
 def _there(connection: duckdb.DuckDBPyConnection, control: Mapping[str, str], spec: TableSpec) -> dict[str, str]:
@@ -79,6 +79,15 @@ def lacking(connection: duckdb.DuckDBPyConnection, control: Mapping[str, str], s
     """Return the columns that the table of moved rows lacks; all of them if it is not there."""
     there = _there(connection, control, spec)
     return [column for column in _wanted(spec) if column not in there]
+
+
+def problems(connection: duckdb.DuckDBPyConnection, control: Mapping[str, str], spec: TableSpec) -> list[str]:
+    """Return what is wrong with the table of moved rows, for ``doctor``."""
+    missing = lacking(connection, control, spec)
+    name = spec.target[-1] + REMOVED_SUFFIX
+    if len(missing) == len(_wanted(spec)):
+        return [f"the table {name} is missing; run `onerow init`"]
+    return [f"the table {name} lacks {', '.join(missing)}; run `onerow init`"] if missing else []
 
 
 def check_removed(connection: duckdb.DuckDBPyConnection, control: Mapping[str, str], spec: TableSpec) -> None:

@@ -392,7 +392,7 @@ def _pieces(spec: TableSpec, types: Mapping[str, str]) -> dict[str, sql.Piece]:
     moments = [name for name in spec.order_by if spec.by_name[name].type.kind == "timestamp"]
     partition: sql.Node = sql.cast(sql.exp.Literal.string(""), "VARCHAR")
     return {
-        "target_columns": [target_column(spec, name, types) for name in spec.column_names],
+        "target_columns": [target_column(column, types) for column in spec.stored_columns],
         "partition": partition if spec.partition is None else sql.column(spec.partition),
         "identity": sql.columns(spec.identity),
         "key_hash": sql.hash_of(spec.identity),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onerow.core.spec import TableSpec
 
 MAX_NAMED_KEYS = 10
+STAND_TWICE = "business keys of {table!r} stand more than once"
 
 HistoryCounts = tuple[str | None, int | None, int, int, int, int, int, int]
 """Partition, token, parts, rows staged, inserted, updated, unchanged and superseded."""
@@ -111,19 +112,26 @@ def describe_key(spec: TableSpec, values: Sequence[Any]) -> str:
     """Return a key as text for people: column=value, value 'x' for text and NULL for none."""
     return ", ".join(
         f"{name}={'NULL' if value is None else repr(value) if isinstance(value, str) else value}"
-        for name, value in zip(spec.identity, values, strict=False)
+        for name, value in zip(spec.row_identity, values, strict=False)
     )
 
 
 def duplicates_error(
-    spec: TableSpec, found: Sequence[tuple[Any, ...]], partitions: Sequence[str | None]
+    spec: TableSpec, found: Sequence[tuple[Any, ...]], partitions: Sequence[str | None], what: str = STAND_TWICE
 ) -> DuplicatesError:
-    """Return the error for keys that stand more than once, with the command that repairs them."""
-    keys = [describe_key(spec, values) for values in found[:MAX_NAMED_KEYS]]
+    """Return the error for keys that stand more than once, with the command that repairs them.
+
+    Args:
+        spec: the table.
+        found: for each key its columns and, last, its number of rows.
+        partitions: where they stand.
+        what: what is wrong with them; ``{table}`` stands for the table's name.
+    """
+    keys = [describe_key(spec, values[:-1]) for values in found[:MAX_NAMED_KEYS]]
     more = "" if len(found) <= MAX_NAMED_KEYS else f" and {len(found) - MAX_NAMED_KEYS} or more others"
     scope = f" --partition {partitions[0]}" if partitions and partitions[0] is not None else ""
     return DuplicatesError(
-        f"{len(found)} business keys of {spec.name!r} stand more than once: {'; '.join(keys)}{more}.",
+        f"{len(found)} {what.format(table=spec.name)}: {'; '.join(keys)}{more}.",
         keys=keys,
         partitions=partitions,
         hint="The transaction was rolled back, staging is kept. See what a repair would do with "

@@ -20,6 +20,7 @@ from onerow.adapters.warehouse.duckdb.merge import (
     Transaction,
     prepare,
 )
+from onerow.adapters.warehouse.duckdb.versions import VersionsTransaction
 from onerow.core.plans import Committed, MergeCounts, Refused, Unknown
 from onerow.errors import (
     DuplicatesError,
@@ -46,13 +47,13 @@ if TYPE_CHECKING:
     from onerow.ports.warehouse import GuardedTransaction, InspectRequest, Prepared, RepairRequest, TableCheck
 
 BUSY_TIMEOUT_S: Final = 30.0
-TEMPORARY: Final = ("staged", "losers", "met", "broken_ties")
+TEMPORARY: Final = ("staged", "losers", "met", "broken_ties", "held", "latest", "stored")
 
 CAPABILITIES: Final = Capabilities(
     commit_domain="file",
     max_partitions=400,
     max_rows=5_000_000,
-    modes=frozenset({"upsert"}),
+    modes=frozenset({"upsert", "versions"}),
 )
 
 
@@ -62,6 +63,7 @@ class EmbeddedWarehouse:
     Args:
         locate: gives the local path of a part's Parquet file, checked against its manifest.
         transaction: the steps; the test kit gives one with a step switched off.
+        versions: the same for tables in versions mode.
         interventions: the same for work that merges no parts.
     """
 
@@ -74,12 +76,14 @@ class EmbeddedWarehouse:
         locate: Callable[[PartManifest], str],
         control_schema: str,
         transaction: type[Transaction],
+        versions: type[VersionsTransaction],
         interventions: type[Interventions] = Interventions,
     ) -> None:
         self._database = database
         self._locate = locate
         self._schema = control_schema
         self._transaction = transaction
+        self._versions = versions
         self._control = installation.control_statements(control_schema, own_guards=self.layout.own_guards)
         self._interventions = interventions(self._database, self._control)
 
@@ -172,7 +176,8 @@ class EmbeddedWarehouse:
     ) -> Outcome:
         plan = prepared.plan
         target_types = installation.target_types(connection, plan.spec)
-        transaction = self._transaction(
+        steps = self._transaction if plan.spec.mode == "upsert" else self._versions
+        transaction = steps(
             connection,
             prepared,
             target_types=target_types,
@@ -450,6 +455,7 @@ class DuckDBWarehouse(EmbeddedWarehouse):
         control_schema: str = "onerow",
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         transaction: type[Transaction] = Transaction,
+        versions: type[VersionsTransaction] = VersionsTransaction,
         interventions: type[Interventions] = Interventions,
     ) -> None:
         super().__init__(
@@ -457,5 +463,6 @@ class DuckDBWarehouse(EmbeddedWarehouse):
             locate=locate,
             control_schema=control_schema,
             transaction=transaction,
+            versions=versions,
             interventions=interventions,
         )
