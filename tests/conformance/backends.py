@@ -477,6 +477,15 @@ class DuckLakeSqliteHarness(DuckLakeHarness):
     def new_catalog(self):
         return self.folder / "catalog.sqlite"
 
+    def snapshot(self):
+        """Copy the catalog alone: the files of a lake never change."""
+        return self.catalog.read_bytes()
+
+    def go_back(self, moment):
+        self.close()
+        self._opened.clear()
+        self.catalog.write_bytes(moment)
+
 
 def _in_lake(spec, suffix=""):
     names = ("onerow_db", *(("main",) if len(spec.target) == 1 else ()), *spec.target[:-1], spec.target[-1] + suffix)
