@@ -185,6 +185,7 @@ PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness}
 
 class MemoryWarehouseHarness(WarehouseHarness):
     domain = "table"
+    has_own_clock = True
 
     def __init__(self, folder: Path) -> None:
         self._parts = MemoryParts()
@@ -202,7 +203,24 @@ class MemoryWarehouseHarness(WarehouseHarness):
         return [dict(zip(stored_names(spec), row, strict=True)) for row in rows]
 
     def related_rows(self, spec, suffix):
-        return {DUPLICATES: duplicates_view, CURRENT: current_view}[suffix](spec, self.table_rows(spec))
+        if suffix != "_removed_duplicates":
+            return {DUPLICATES: duplicates_view, CURRENT: current_view}[suffix](spec, self.table_rows(spec))
+        return [
+            {
+                **dict(zip(stored_names(spec), one.row, strict=True)),
+                "__onerow_run": one.run,
+                "__onerow_removed_at": one.removed_at,
+                "__onerow_reason": one.reason,
+                "__onerow_batch": one.batch,
+            }
+            for one in self._database.tables[spec.name].removed
+        ]
+
+    def snapshot(self):
+        return dict(self._database.tables)
+
+    def go_back(self, moment):
+        self._database.tables = dict(moment)
 
     def foreign_insert(self, spec, rows):
         self.warehouse().insert_foreign(spec, [tuple(row[name] for name in stored_names(spec)) for row in rows])
@@ -354,6 +372,12 @@ class DuckDBHarness(WarehouseHarness):
     def foreign_delete_all(self, spec):
         with self._connection() as connection:
             connection.execute(f"delete from {_target(spec)}")
+
+    def snapshot(self):
+        return self.path.read_bytes()
+
+    def go_back(self, moment):
+        self.path.write_bytes(moment)
 
     def lose_data(self, part):
         self._parts.data_path(part).unlink()
@@ -523,6 +547,15 @@ class DuckLakePostgresHarness(DuckLakeHarness):
     def close(self):
         super().close()
         servers.databases().drop(urlsplit(self.catalog).path.lstrip("/"))
+
+    def snapshot(self):
+        """Copy the catalog alone: the files of a lake never change."""
+        return self.catalog.read_bytes()
+
+    def go_back(self, moment):
+        self.close()
+        self._opened.clear()
+        self.catalog.write_bytes(moment)
 
 
 def _in_lake(spec, suffix=""):

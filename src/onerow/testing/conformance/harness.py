@@ -117,9 +117,16 @@ class PartStoreHarness(ABC):
 
 
 class WarehouseHarness(ABC):
-    """Joins the suites to a warehouse and the part store that it reads from. Begins with nothing installed."""
+    """Joins the suites to a warehouse and the part store that it reads from. Begins with nothing installed.
+
+    Attributes:
+        parameter: how a statement of the engine names the first of its parameters.
+        has_own_clock: whether the engine's time is not that of this machine.
+    """
 
     spec: TableSpec = SPEC
+    parameter: str = "?"
+    has_own_clock: bool = False
 
     @property
     @abstractmethod
@@ -167,6 +174,14 @@ class WarehouseHarness(ABC):
     @abstractmethod
     def damage_data(self, part: PartManifest) -> None:
         """Let a part's data be something else than its manifest promises."""
+
+    @abstractmethod
+    def snapshot(self) -> object:
+        """Return a backup of the whole warehouse, its control tables included; the part store is not part of it."""
+
+    @abstractmethod
+    def go_back(self, moment: object) -> None:
+        """Restore a backup that ``snapshot`` has made."""
 
     @abstractmethod
     def close(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import duckdb
 
 from onerow.adapters.warehouse.duckdb import install as installation
+from onerow.adapters.warehouse.duckdb.guarded import Interventions
 from onerow.adapters.warehouse.duckdb.merge import Transaction
 from onerow.adapters.warehouse.duckdb.versions import VersionsTransaction
 from onerow.adapters.warehouse.duckdb.warehouse import BUSY_TIMEOUT_S, EmbeddedWarehouse
@@ -60,6 +61,12 @@ def staging_folder(data_path: str) -> Path | None:
     return None if "://" in data_path else Path(data_path) / STAGING_NAME
 
 
+class LakeInterventions(Interventions):
+    """Work that merges no parts; the catalog may be at the end of a line."""
+
+    in_doubt = True
+
+
 class DuckLakeWarehouse(EmbeddedWarehouse):
     """A DuckLake.
 
@@ -82,11 +89,17 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         transaction: type[Transaction] = Transaction,
         versions: type[VersionsTransaction] = VersionsTransaction,
+        interventions: type[LakeInterventions] = LakeInterventions,
     ) -> None:
         place = catalog_of(catalog, busy_timeout_s=busy_timeout_s)
         self._lake = Lake(place, data_path, busy_timeout_s=busy_timeout_s)
         super().__init__(
-            self._lake, locate=locate, control_schema=control_schema, transaction=transaction, versions=versions
+            self._lake,
+            locate=locate,
+            control_schema=control_schema,
+            transaction=transaction,
+            versions=versions,
+            interventions=interventions,
         )
 
     @property
@@ -161,7 +174,12 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
             return Unknown(self._lake.map_error(error, "nobody can tell whether the commit was kept"))
         if committed is None:
             return Unknown(NotInstalledError("The commit was accepted, but the ledger does not show it."))
-        return Committed(counts, merge_s=transaction.merge_s, verify_s=transaction.verify_s)
+        return Committed(
+            counts,
+            merge_s=transaction.merge_s,
+            verify_s=transaction.verify_s,
+            duplicates_removed=transaction.duplicates_removed,
+        )
 
     def resolve(self, plan: MergePlan) -> Committed | Refused | Unknown:
         """Take the guard, then read what the transaction has left; losing the guard is no answer."""
