@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from onerow.core.partitions import Scope
-    from onerow.core.parts import PartManifest
+    from onerow.core.parts import BadRow, PartManifest, Quarantined
     from onerow.core.plans import Committed, Merged, MergePlan, Outcome
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
@@ -151,6 +151,14 @@ class SimulatedParts:
         """Give parts up."""
         self.world.scheduler.switch("discard")
         return self.world.parts.discard(parts, reason=reason, by=by)
+
+    def quarantined(self, table: str) -> Sequence[Quarantined]:
+        """List what was put aside."""
+        return self.world.parts.quarantined(table)
+
+    def quarantined_rows(self, table: str, quarantine_id: str) -> Iterator[BadRow]:
+        """Return the rows of an entry."""
+        return self.world.parts.quarantined_rows(table, quarantine_id)
 
     def remains(self, *, older_than_s: float) -> Sequence[str]:
         """Return nothing."""
