@@ -50,6 +50,7 @@ GAPS: dict[tuple[str, str], str] = {
     ("memory", "no_update_is_lost_between_processes"): ONE_PROCESS,
     ("memory", "a_waiter_whose_process_was_killed_blocks_nobody"): ONE_PROCESS,
     ("memory", "a_damaged_manifest_is_an_error"): "has no manifest outside the process that somebody could damage",
+    ("memory", "a_damaged_entry_is_an_error"): "has no entry outside the process that somebody could damage",
 }
 
 
@@ -136,6 +137,9 @@ class MemoryPartsHarness(PartStoreHarness):
     def damage_manifest(self, part):
         """There is none."""
 
+    def damage_quarantine(self, table, quarantine_id):
+        """There is nothing outside the process."""
+
     def age(self, parts, seconds):
         self._now_s += seconds
 
@@ -161,6 +165,10 @@ class FilePartsHarness(PartStoreHarness):
 
     def damage_manifest(self, part):
         flip_a_byte(self.store().data_path(part).parent / f"{part.part_id}.json", at=0)
+
+    def damage_quarantine(self, table, quarantine_id):
+        (rows,) = (self.store().table_folder(table) / "quarantine").glob(f"{quarantine_id}.*.ndjson")
+        flip_a_byte(rows)
 
     def age(self, parts, seconds):
         paths = [self.store().data_path(part).with_suffix(".retired") for part in parts]

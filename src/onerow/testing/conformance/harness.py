@@ -109,6 +109,10 @@ class PartStoreHarness(ABC):
         """Let the part's manifest be unreadable."""
 
     @abstractmethod
+    def damage_quarantine(self, table: str, quarantine_id: str) -> None:
+        """Let the rows of an entry be something else than what was put aside."""
+
+    @abstractmethod
     def age(self, parts: Sequence[PartManifest], seconds: float) -> None:
         """Let retired parts, and what crashed writers have left, be older by ``seconds``."""
 
