@@ -21,6 +21,8 @@ RUNNABLE = (
     "docs/how-to/python-workers.md",
     "docs/how-to/adopt-a-table.md",
     "docs/how-to/event-sourcing.md",
+    "docs/how-to/repair.md",
+    "docs/how-to/own-sql.md",
 )
 BLOCK = re.compile(
     r"(?:<!-- file: (?P<file>\S+) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$|<!-- run: (?P<run>[^>]*?) -->",

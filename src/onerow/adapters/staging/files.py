@@ -4,10 +4,11 @@
 
     <root>/.tmp/                                   what is being written; nobody reads it
     <root>/<slug of table>/<slug of batch>/
-        <part>.<nonce>.parquet                     the rows
+        <part>.<nonce>.parquet                     the rows (.part below the data of a lake, see ``suffix``)
         <part>.json, <part>.2.json, ...            the manifest; the part exists when this does
         <part>.<nonce>.retired                     empty: the ledger names it for all its partitions
         <part>.<nonce>.discarded                   given up by a person: reason, by, at
+    <root>/<slug of table>/quarantine/             bad rows, see ``quarantine``
 
 The rows are written and synced under a temporary name, renamed into place, and then the manifest is
 published by exclusive creation. A crash before that leaves files that nobody reads (``remains``),
@@ -26,8 +27,9 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
+from onerow.adapters.staging import quarantine
 from onerow.adapters.staging.durable import (
     make_folder,
     publish_exclusively,
@@ -54,6 +56,7 @@ from onerow.errors import PartCorruptError, PartGoneError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from onerow.core.parts import BadRow, Quarantined
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Clock, Ids
 
@@ -75,10 +78,20 @@ class FileParts:
         is_merged: asks the ledger whether a part, by table, batch, identity and partitions, is merged
             for all of them. It is asked when a part is staged again whose data is gone already; what
             it raises ends the staging.
+        suffix: of the files with rows that are written; files with either suffix are read.
     """
 
-    def __init__(self, root: Path | str, *, clock: Clock, ids: Ids, is_merged: IsMerged | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        clock: Clock,
+        ids: Ids,
+        is_merged: IsMerged | None = None,
+        suffix: Literal[".parquet", ".part"] = ".parquet",
+    ) -> None:
         self.root = Path(root)
+        self.suffix = suffix
         self.is_merged: IsMerged = is_merged or _never_merged
         self._clock = clock
         self._ids = ids
@@ -117,7 +130,11 @@ class FileParts:
 
     def folder(self, table: str, batch: str) -> Path:
         """Return the folder of a batch; two names never share one."""
-        return self.root / slug(table) / slug(batch)
+        return self.table_folder(table) / slug(batch)
+
+    def table_folder(self, table: str) -> Path:
+        """Return the folder of a table; two names never share one."""
+        return self.root / slug(table)
 
     # --- reading -------------------------------------------------------------------------
 
@@ -233,6 +250,16 @@ class FileParts:
             return changed
 
         return self._change("discard parts", parts, discard)
+
+    # --- bad rows ------------------------------------------------------------------------
+
+    def quarantined(self, table: str) -> list[Quarantined]:
+        """Return what was put aside for ``table``, by batch, worker and identity."""
+        return quarantine.entries(self, table)
+
+    def quarantined_rows(self, table: str, quarantine_id: str) -> Iterator[BadRow]:
+        """Return the rows of one entry, by position, after its file was checked."""
+        return quarantine.rows_of(self, table, quarantine_id)
 
     # --- what is left over ---------------------------------------------------------------
 
@@ -383,6 +410,7 @@ class FileParts:
         for table in folders_in(self.root):
             for folder in folders_in(table):
                 candidates += self._unnamed(folder)
+            candidates += quarantine.unnamed(table / "quarantine")
         for path in candidates:
             try:
                 age_s = now_s - path.stat().st_mtime
