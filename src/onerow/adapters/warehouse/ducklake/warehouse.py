@@ -42,13 +42,13 @@ CAPABILITIES: Final = Capabilities(
     commit_domain="table",
     max_partitions=400,
     max_rows=5_000_000,
-    modes=frozenset({"upsert"}),
+    modes=frozenset({"upsert", "versions"}),
 )
 CAPABILITIES_OF_A_FILE: Final = Capabilities(
     commit_domain="file",
     max_partitions=400,
     max_rows=5_000_000,
-    modes=frozenset({"upsert"}),
+    modes=frozenset({"upsert", "versions"}),
 )
 
 
