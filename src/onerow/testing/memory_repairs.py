@@ -47,6 +47,8 @@ class MemoryRepairs(MemoryInterventions):
         state, layout = self._table(spec.name), layout_of(spec)
         by_partition: dict[str | None, list[Numbered]] = {}
         for number, row in state.rows.items():
+            if layout.partition is not None and row[layout.partition] is None:
+                continue  # NULL is no partition: what stands there can be named by nobody
             name = layout.partition_of(row)
             if request.partition is None or name == request.partition:
                 by_partition.setdefault(name, []).append((number, row))

@@ -98,8 +98,12 @@ class Repair:
         self.spec = spec
         self.control = control
         self._pieces = _pieces(spec, types)
-        everywhere = values is None or spec.partition is None
-        self._pieces["touched_partitions"] = sql.exp.true() if everywhere else sql.in_partitions(spec, values or ())
+        if values is None and spec.partition is not None:
+            # NULL is no partition: what stands there can be named by nobody, and `check` tells of it.
+            named: sql.Node = sql.exp.Not(this=sql.exp.Is(this=sql.column(spec.partition), expression=sql.exp.Null()))
+        else:
+            named = sql.in_partitions(spec, values or ())
+        self._pieces["touched_partitions"] = named
 
     def statement(self, name: str, **more: sql.Piece) -> str:
         """Return a statement of ``repair.sql`` for the table."""
