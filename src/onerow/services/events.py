@@ -25,6 +25,7 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.lock_skipped": logging.WARNING,
     "onerow.part_staged": logging.INFO,
     "onerow.part_refused": logging.ERROR,
+    "onerow.rows_quarantined": logging.WARNING,
     "onerow.merge_started": logging.INFO,
     "onerow.merge_committed": logging.INFO,
     "onerow.merge_already_done": logging.INFO,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from onerow.core.partitions import Scope
-    from onerow.core.parts import PartManifest
+    from onerow.core.parts import BadRow, PartManifest, Quarantined
     from onerow.core.plans import Committed, Merged, MergePlan, Outcome
     from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan, RestorePlan
     from onerow.core.spec import TableSpec
@@ -161,6 +161,14 @@ class SimulatedParts:
         """Give parts up."""
         self.world.scheduler.switch("discard")
         return self.world.parts.discard(parts, reason=reason, by=by)
+
+    def quarantined(self, table: str) -> Sequence[Quarantined]:
+        """List what was put aside."""
+        return self.world.parts.quarantined(table)
+
+    def quarantined_rows(self, table: str, quarantine_id: str) -> Iterator[BadRow]:
+        """Return the rows of an entry."""
+        return self.world.parts.quarantined_rows(table, quarantine_id)
 
     def remains(self, *, older_than_s: float) -> Sequence[str]:
         """Return nothing."""

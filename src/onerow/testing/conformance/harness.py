@@ -17,6 +17,7 @@ from onerow.core.spec import Column, TableSpec
 from onerow.core.types import ColumnType
 from onerow.errors import LeaseLostError
 from onerow.services.stager import Stager
+from onerow.testing.conformance.asking import raises
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -108,6 +109,10 @@ class PartStoreHarness(ABC):
         """Let the part's manifest be unreadable."""
 
     @abstractmethod
+    def damage_quarantine(self, table: str, quarantine_id: str) -> None:
+        """Let the rows of an entry be something else than what was put aside."""
+
+    @abstractmethod
     def age(self, parts: Sequence[PartManifest], seconds: float) -> None:
         """Let retired parts, and what crashed writers have left, be older by ``seconds``."""
 
@@ -122,11 +127,14 @@ class WarehouseHarness(ABC):
     Attributes:
         parameter: how a statement of the engine names the first of its parameters.
         has_own_clock: whether the engine's time is not that of this machine.
+        second_row_raises: what the engine raises at a second row of a key, where it holds the key itself; None: it
+            takes it.
     """
 
     spec: TableSpec = SPEC
     parameter: str = "?"
     has_own_clock: bool = False
+    second_row_raises: type[Exception] | None = None
 
     @property
     @abstractmethod
@@ -153,7 +161,7 @@ class WarehouseHarness(ABC):
 
     @abstractmethod
     def foreign_insert(self, spec: TableSpec, rows: Sequence[Row]) -> None:
-        """Insert rows the way somebody does who does not use onerow; in versions mode they have a version."""
+        """Insert rows, all or none, as somebody does who does not use onerow; in versions mode they have a version."""
 
     @abstractmethod
     def foreign_delete_all(self, spec: TableSpec) -> None:
@@ -261,6 +269,23 @@ class WarehouseHarness(ABC):
     def merge(self, batch: str, **plan: Any) -> Outcome:
         """Plan and apply what waits of a batch."""
         return self.apply(self.plan(batch, **plan))
+
+    def plant_duplicates(self, rows: Sequence[Row], *, spec: TableSpec | None = None) -> bool:
+        """Insert rows of which some share a key, as somebody would who does not use onerow.
+
+        Returns:
+            Whether they are there. An engine that holds the key has refused them, all of them, and a check that is
+            about duplicates has seen what there is to see.
+        """
+        spec = spec or self.spec
+        if self.second_row_raises is None:
+            self.foreign_insert(spec, rows)
+            return True
+        before = sorted_rows(self.table_rows(spec))
+        with raises(self.second_row_raises):
+            self.foreign_insert(spec, rows)
+        assert sorted_rows(self.table_rows(spec)) == before
+        return False
 
     def keys_with_several_rows(self, spec: TableSpec | None = None) -> list[tuple[Any, ...]]:
         """Return what breaks I1 in the table, without the warehouse."""

@@ -41,10 +41,13 @@ class Layout:
         own_guards: each target has its guard and its fences in control tables of its own, since two
             transactions that change one table conflict, whichever rows they change.
         partitioned: targets that are created are partitioned by their partition column.
+        required_later: a column that is added to rows can be made NOT NULL in the same transaction; where it cannot,
+            the verification alone refuses rows without a version in an adopted table.
     """
 
     own_guards: bool = False
     partitioned: bool = False
+    required_later: bool = True
 
 
 class Control(Mapping[str, str]):
@@ -214,7 +217,9 @@ def _install_target(
             connection.execute(f"ALTER TABLE {target_table(spec).sql(sql.DIALECT)} ADD COLUMN {definition}")
             made.append(f"column {name}.{column.name}")
     if spec.version_column is not None and spec.version_column not in there:
-        numbering.number_rows(connection, spec, target_table(spec), spec.version_column)
+        numbering.number_rows(
+            connection, spec, target_table(spec), spec.version_column, required=layout.required_later
+        )
         made.append(f"column {name}.{spec.version_column}, in which the rows that are there are numbered")
     return made
 

@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 
 def number_rows(
-    connection: duckdb.DuckDBPyConnection, spec: TableSpec, target: sql.exp.Table, version_column: str
+    connection: duckdb.DuckDBPyConnection,
+    spec: TableSpec,
+    target: sql.exp.Table,
+    version_column: str,
+    *,
+    required: bool,
 ) -> None:
-    """Add the version column and number the rows of each key from the oldest on.
+    """Add the version column, NOT NULL if ``required``, and number the rows of each key from the oldest on.
 
     Raises:
         DuplicatesError: rows are identical in all declared columns; nothing tells them apart.
@@ -44,7 +49,8 @@ def number_rows(
     version = sql.column(version_column).sql(sql.DIALECT)
     # The engine sets NOT NULL only while no row has changed, so the column begins with a value.
     connection.execute(f"ALTER TABLE {place} ADD COLUMN {version} BIGINT DEFAULT 0")
-    connection.execute(f"ALTER TABLE {place} ALTER COLUMN {version} SET NOT NULL")
+    if required:
+        connection.execute(f"ALTER TABLE {place} ALTER COLUMN {version} SET NOT NULL")
     connection.execute(f"ALTER TABLE {place} ALTER COLUMN {version} DROP DEFAULT")
     pieces["version"] = sql.exp.to_identifier(version_column, quoted=True)
     connection.execute(statement("number"))

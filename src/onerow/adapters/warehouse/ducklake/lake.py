@@ -43,7 +43,7 @@ ATTACH_ATTEMPTS: Final = 8
 IDLE_S: Final = 1.0
 """A connection that was not used for so long is tried before it is used."""
 IDLE_TRANSACTION_MS: Final = 600_000
-MAX_IDLE_INSTANCES: Final = 4
+MAX_IDLE_INSTANCES: Final = 8
 
 _CONFLICTS = re.compile(
     r"Transaction conflict|database is locked|could not serialize|deadlock detected|lock timeout"
@@ -253,10 +253,9 @@ class Lake(Database):
         return text
 
     def close(self) -> None:
-        """Detach from this thread's instance and keep it for the next lake; close those of other threads."""
-        mine: duckdb.DuckDBPyConnection | None = getattr(self._local, "connection", None)
+        """Detach from the instances of all threads; some are kept for the next lake of this process."""
         for connection in self._instances:
-            if connection is not mine or not self._keep(connection):
+            if not self._keep(connection):
                 connection.close()
         self._instances.clear()
         self._local = threading.local()

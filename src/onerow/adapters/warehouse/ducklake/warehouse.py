@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from onerow.ports.warehouse import HistoryEntry
 
 STAGING_NAME: Final = "onerow-staging"
+STAGING_SUFFIX: Final = ".part"
 MAX_ATTEMPTS: Final = 12
 BACKOFF_S: Final = 0.02
 MAX_BACKOFF_S: Final = 1.0
