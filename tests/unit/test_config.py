@@ -275,7 +275,6 @@ def test_a_bad_value_is_not_repeated_when_it_might_be_a_secret():
     ("table", "told"),
     [
         ({"mode": "versions", "version_column": "v"}, 'mode "versions" is not offered'),
-        ({"on_bad_row": "quarantine"}, "on_bad_row"),
         ({"on_existing_duplicates": "repair"}, "on_existing_duplicates"),
     ],
 )
