@@ -6,33 +6,44 @@ entry has to go when the gap is closed.
 
 from __future__ import annotations
 
+import atexit
 import datetime as dt
 import os
-from contextlib import closing
+import shutil
+import sqlite3
+import tempfile
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conformance.postgresql import PostgresHarness, PostgresPartsHarness, UnenforcedPostgresHarness
 from onerow.adapters.clock import SystemClock, SystemIds
 from onerow.adapters.locks.postgresql import PostgresLocks
 from onerow.adapters.locks.sqlite import SqliteLocks
 from onerow.adapters.staging.files import FileParts
 from onerow.adapters.warehouse.duckdb.merge import Transaction as DuckDBTransaction
 from onerow.adapters.warehouse.duckdb.warehouse import DuckDBWarehouse
+from onerow.adapters.warehouse.ducklake.lake import Lake, catalog_of
+from onerow.adapters.warehouse.ducklake.warehouse import STAGING_SUFFIX, DuckLakeWarehouse, staging_folder
 from onerow.core.rows import arrow_schema
-from onerow.testing.conformance.harness import SPEC, PartStoreHarness, WarehouseHarness
+from onerow.core.views import CURRENT, DUPLICATES, monitor_columns
+from onerow.testing.conformance.harness import LOCKS, SPEC, PartStoreHarness, WarehouseHarness
 from onerow.testing.conformance.lockstore import LockStoreHarness
 from onerow.testing.memory_locks import MemoryLocks
 from onerow.testing.memory_parts import MemoryParts
-from onerow.testing.memory_tables import MemoryDatabase, Transaction
+from onerow.testing.memory_tables import MemoryDatabase, Transaction, comparable
 from onerow.testing.memory_warehouse import MemoryWarehouse
-from support.postgres import databases
+from support import postgres as servers
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from onerow.core.spec import TableSpec
 
 ONE_PROCESS = "lives in the memory of one process; the crash tests meet real stores"
 GAPS: dict[tuple[str, str], str] = {
@@ -79,7 +90,7 @@ class SqliteLocksHarness(LockStoreHarness):
 
 class PostgresLocksHarness(LockStoreHarness):
     def __init__(self, folder: Path) -> None:
-        self._databases = databases()
+        self._databases = servers.databases()
         self._name = self._databases.create()
         self._url = self._databases.url(self._name)
         self._opened = []
@@ -175,7 +186,7 @@ def flip_a_byte(path, *, at=None):
     path.write_bytes(bytes(data))
 
 
-PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness}
+PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness, "postgresql": PostgresPartsHarness}
 
 
 # --- warehouses ----------------------------------------------------------------------------
@@ -183,6 +194,7 @@ PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness}
 
 class MemoryWarehouseHarness(WarehouseHarness):
     domain = "table"
+    has_own_clock = True
 
     def __init__(self, folder: Path) -> None:
         self._parts = MemoryParts()
@@ -197,13 +209,34 @@ class MemoryWarehouseHarness(WarehouseHarness):
 
     def table_rows(self, spec):
         rows = self._database.tables[spec.name].rows.values()
-        return [dict(zip(spec.column_names, row, strict=True)) for row in rows]
+        return [dict(zip(stored_names(spec), row, strict=True)) for row in rows]
 
     def related_rows(self, spec, suffix):
-        raise NotImplementedError(suffix)
+        if suffix != "_removed_duplicates":
+            return {DUPLICATES: duplicates_view, CURRENT: current_view}[suffix](spec, self.table_rows(spec))
+        return [
+            {
+                **dict(zip(stored_names(spec), one.row, strict=True)),
+                "__onerow_run": one.run,
+                "__onerow_removed_at": one.removed_at,
+                "__onerow_reason": one.reason,
+                "__onerow_batch": one.batch,
+            }
+            for one in self._database.tables[spec.name].removed
+        ]
+
+    def snapshot(self):
+        return dict(self._database.tables)
+
+    def go_back(self, moment):
+        self._database.tables = dict(moment)
 
     def foreign_insert(self, spec, rows):
-        self.warehouse().insert_foreign(spec, [tuple(row[name] for name in spec.column_names) for row in rows])
+        self.warehouse().insert_foreign(spec, [tuple(row[name] for name in stored_names(spec)) for row in rows])
+
+    def forget_ledger(self, spec):
+        tables = self._database.tables
+        tables[spec.name] = replace(tables[spec.name], ledger=())
 
     def foreign_delete_all(self, spec):
         state = self._database.tables[spec.name]
@@ -226,6 +259,47 @@ class MemoryWarehouseHarness(WarehouseHarness):
 
 class MemoryRowWarehouseHarness(MemoryWarehouseHarness):
     domain = "row"
+
+
+def stored_names(spec):
+    return [column.name for column in spec.stored_columns]
+
+
+def grouped(rows, names):
+    """Return the rows by the values of some columns."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def duplicates_view(spec, rows):
+    """Return what the view ``<target>_duplicates`` shows: where there is no engine, there is no view of its own."""
+    order, names = spec.order_by[0], (*spec.row_identity, *monitor_columns(spec))
+    return [
+        dict(
+            zip(
+                names,
+                (
+                    *key,
+                    len(found),
+                    spec.id_column and ", ".join(sorted(row[spec.id_column] for row in found if row[spec.id_column])),
+                    max((row[order] for row in found if row[order] is not None), default=None),
+                ),
+                strict=True,
+            )
+        )
+        for key, found in grouped(rows, spec.row_identity).items()
+        if len(found) > 1
+    ]
+
+
+def current_view(spec, rows):
+    """Return what the view ``<target>_current`` shows."""
+    return [
+        max(found, key=lambda row: [comparable(row[name]) for name in spec.comparison])
+        for found in grouped(rows, spec.identity).values()
+    ]
 
 
 OBJECTS = 2
@@ -283,9 +357,9 @@ class DuckDBHarness(WarehouseHarness):
 
     def table_rows(self, spec):
         with self._connection() as connection:
-            columns = ", ".join(f'"{name}"' for name in spec.column_names)
+            columns = ", ".join(quoted(name) for name in stored_names(spec))
             table = connection.sql(f"select {columns} from {_target(spec)}").to_arrow_table()
-        return table.cast(arrow_schema(spec.columns)).to_pylist()
+        return table.cast(arrow_schema(spec.stored_columns)).to_pylist()
 
     def related_rows(self, spec, suffix):
         with self._connection() as connection:
@@ -294,21 +368,208 @@ class DuckDBHarness(WarehouseHarness):
         return [{name: utc(value) for name, value in row.items()} for row in table.to_pylist()]
 
     def foreign_insert(self, spec, rows):
-        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(spec.columns))
-        columns = ", ".join(f'"{name}"' for name in spec.column_names)
+        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(spec.stored_columns))
+        columns = ", ".join(quoted(name) for name in stored_names(spec))
         with self._connection() as connection:
             connection.register("foreign_rows", table)
             connection.execute(f"insert into {_target(spec)} ({columns}) select {columns} from foreign_rows")
 
+    def forget_ledger(self, spec):
+        with self._connection() as connection:
+            connection.execute("delete from onerow.ledger where table_name = ?", [spec.name])
+
     def foreign_delete_all(self, spec):
         with self._connection() as connection:
             connection.execute(f"delete from {_target(spec)}")
+
+    def snapshot(self):
+        return self.path.read_bytes()
+
+    def go_back(self, moment):
+        self.path.write_bytes(moment)
 
     def lose_data(self, part):
         self._parts.data_path(part).unlink()
 
     def damage_data(self, part):
         flip_a_byte(self._parts.data_path(part))
+
+
+class DuckLakeHarness(WarehouseHarness):
+    """What is the same with every catalog. Checks begin with a copy of a lake that install has made once."""
+
+    transaction = DuckDBTransaction
+    prepared: dict[tuple[TableSpec, ...], tuple[Path, Path | str]]
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data_path = str(folder / "lake")
+        self.catalog = self.new_catalog(folder)
+        self._parts = FileParts(
+            staging_folder(self.data_path), clock=SystemClock(), ids=SystemIds(), suffix=STAGING_SUFFIX
+        )
+        self._opened, self._calls = [], 0
+        self._bystander = None
+
+    def new_catalog(self, folder):
+        """Return where the catalog of a lake in ``folder`` will be; there is none yet."""
+        raise NotImplementedError
+
+    def copy_catalog(self, source):
+        """Make this harness's catalog a copy of the one at ``source``, with another data path."""
+        raise NotImplementedError
+
+    def exists(self):
+        return Path(self.data_path).exists()
+
+    @property
+    def parts(self):
+        return self._parts
+
+    def warehouse(self):
+        """Take turns, as with a file."""
+        self._calls += 1
+        if len(self._opened) < OBJECTS:
+            self._opened.append(self.another_warehouse(self.catalog))
+        return self._opened[self._calls % len(self._opened)]
+
+    def another_warehouse(self, catalog):
+        return DuckLakeWarehouse(
+            catalog=catalog,
+            data_path=self.data_path,
+            locate=self.locate,
+            busy_timeout_s=30.0,
+            transaction=self.transaction,
+        )
+
+    def installed(self, spec=None, **changes):
+        """Begin with a copy of a lake that has the usual table, or at least the control tables."""
+        if not self.exists():
+            usual = () if spec is not None or changes else (SPEC,)
+            if usual not in self.prepared:
+                self.prepared[usual] = self.prepare(usual)
+            folder, catalog = self.prepared[usual]
+            shutil.copytree(folder / "lake", self.data_path)
+            self.copy_catalog(catalog)
+            if usual:
+                self.spec = SPEC
+                return SPEC
+        return super().installed(spec, **changes)
+
+    def prepare(self, specs):
+        """Make a lake that lives as long as the process."""
+        folder = Path(tempfile.mkdtemp(prefix="onerow-lake-"))
+        atexit.register(shutil.rmtree, folder)
+        catalog = self.new_catalog(folder)
+        warehouse = DuckLakeWarehouse(catalog=catalog, data_path=str(folder / "lake"), locate=str)
+        with closing(warehouse):
+            warehouse.install(specs, lock_store=LOCKS, adopt_locks=False)
+        return folder, catalog
+
+    def locate(self, part):
+        return str(self._parts.verify(part))
+
+    def close(self):
+        for warehouse in self._opened:
+            warehouse.close()
+        if self._bystander is not None:
+            self._bystander.close()
+
+    @contextmanager
+    def connection(self):
+        """Attach the lake as somebody does who does not use onerow."""
+        if self._bystander is None:
+            self._bystander = Lake(catalog_of(self.catalog, busy_timeout_s=30.0), self.data_path, busy_timeout_s=30.0)
+        with self._bystander.open() as connection:
+            yield connection
+
+    def forget_ledger(self, spec):
+        with self.connection() as connection:
+            connection.execute("delete from onerow_db.onerow.ledger where table_name = ?", [spec.name])
+
+    def foreign_fence(self, spec, partition, token):
+        with self.connection() as connection:
+            connection.execute(
+                f"insert into onerow_db.onerow.{quoted(f'fences_{spec.name}')} values (?, ?, ?)",
+                [spec.name, partition or "", token],
+            )
+
+    def table_rows(self, spec):
+        with self.connection() as connection:
+            columns = ", ".join(f'"{name}"' for name in spec.column_names)
+            table = connection.sql(f"select {columns} from {_in_lake(spec)}").to_arrow_table()
+        return table.cast(arrow_schema(spec.columns)).to_pylist()
+
+    def related_rows(self, spec, suffix):
+        with self.connection() as connection:
+            table = connection.sql(f"select * from {_in_lake(spec, suffix)}").to_arrow_table()
+        return [{name: utc(value) for name, value in row.items()} for row in table.to_pylist()]
+
+    def foreign_insert(self, spec, rows):
+        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(spec.columns))
+        columns = ", ".join(f'"{name}"' for name in spec.column_names)
+        with self.connection() as connection:
+            connection.register("foreign_rows", table)
+            connection.execute(f"insert into {_in_lake(spec)} ({columns}) select {columns} from foreign_rows")
+            connection.unregister("foreign_rows")
+
+    def foreign_delete_all(self, spec):
+        with self.connection() as connection:
+            connection.execute(f"delete from {_in_lake(spec)}")
+
+    def lose_data(self, part):
+        self._parts.data_path(part).unlink()
+
+    def damage_data(self, part):
+        flip_a_byte(self._parts.data_path(part))
+
+
+MOVE_LAKE = "update ducklake_metadata set value = {} where key = 'data_path'"
+
+
+class DuckLakeSqliteHarness(DuckLakeHarness):
+    prepared = {}
+
+    def new_catalog(self, folder):
+        return folder / "catalog.sqlite"
+
+    def copy_catalog(self, source):
+        shutil.copyfile(source, self.catalog)
+        with closing(sqlite3.connect(self.catalog)) as connection, connection:
+            connection.execute(MOVE_LAKE.format("?"), [f"{self.data_path}/"])
+
+
+class DuckLakePostgresHarness(DuckLakeHarness):
+    prepared = {}
+
+    def new_catalog(self, folder):
+        return servers.databases().url(servers.databases().create())
+
+    def copy_catalog(self, source):
+        to, model = (urlsplit(url).path.lstrip("/") for url in (self.catalog, source))
+        with servers.databases().connect() as connection:
+            connection.execute(f"drop database {to}")
+            connection.execute(f"create database {to} template {model} strategy file_copy")
+        with servers.databases().connect(to) as connection:
+            connection.execute(MOVE_LAKE.format("%s"), [f"{self.data_path}/"])
+
+    def close(self):
+        super().close()
+        servers.databases().drop(urlsplit(self.catalog).path.lstrip("/"))
+
+    def snapshot(self):
+        """Copy the catalog alone: the files of a lake never change."""
+        return self.catalog.read_bytes()
+
+    def go_back(self, moment):
+        self.close()
+        self._opened.clear()
+        self.catalog.write_bytes(moment)
+
+
+def _in_lake(spec, suffix=""):
+    names = ("onerow_db", *(("main",) if len(spec.target) == 1 else ()), *spec.target[:-1], spec.target[-1] + suffix)
+    return ".".join(quoted(name) for name in names)
 
 
 def quoted(name):
@@ -328,4 +589,8 @@ WAREHOUSES = {
     "memory": MemoryWarehouseHarness,
     "memory-row": MemoryRowWarehouseHarness,
     "duckdb": DuckDBHarness,
+    "ducklake-sqlite": DuckLakeSqliteHarness,
+    "ducklake-postgresql": DuckLakePostgresHarness,
+    "postgresql": PostgresHarness,
+    "postgresql-unenforced": UnenforcedPostgresHarness,
 }

@@ -35,6 +35,12 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.merge_failed": logging.ERROR,
     "onerow.verify_passed": logging.INFO,
     "onerow.verify_failed": logging.ERROR,
+    "onerow.duplicates_repaired": logging.WARNING,
+    "onerow.repair_failed": logging.ERROR,
+    "onerow.row_restored": logging.INFO,
+    "onerow.guarded_committed": logging.INFO,
+    "onerow.intervention_retried": logging.WARNING,
+    "onerow.intervention_unknown": logging.ERROR,
     "onerow.cleanup_done": logging.INFO,
     "onerow.cleanup_failed": logging.WARNING,
 }

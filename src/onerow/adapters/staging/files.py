@@ -4,7 +4,7 @@
 
     <root>/.tmp/                                   what is being written; nobody reads it
     <root>/<slug of table>/<slug of batch>/
-        <part>.<nonce>.parquet                     the rows
+        <part>.<nonce>.parquet                     the rows (.part below the data of a lake, see ``suffix``)
         <part>.json, <part>.2.json, ...            the manifest; the part exists when this does
         <part>.<nonce>.retired                     empty: the ledger names it for all its partitions
         <part>.<nonce>.discarded                   given up by a person: reason, by, at
@@ -27,7 +27,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from onerow.adapters.staging import quarantine
 from onerow.adapters.staging.durable import (
@@ -78,10 +78,20 @@ class FileParts:
         is_merged: asks the ledger whether a part, by table, batch, identity and partitions, is merged
             for all of them. It is asked when a part is staged again whose data is gone already; what
             it raises ends the staging.
+        suffix: of the files with rows that are written; files with either suffix are read.
     """
 
-    def __init__(self, root: Path | str, *, clock: Clock, ids: Ids, is_merged: IsMerged | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        clock: Clock,
+        ids: Ids,
+        is_merged: IsMerged | None = None,
+        suffix: Literal[".parquet", ".part"] = ".parquet",
+    ) -> None:
         self.root = Path(root)
+        self.suffix = suffix
         self.is_merged: IsMerged = is_merged or _never_merged
         self._clock = clock
         self._ids = ids

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 TEMPORARY: Final = ".tmp"
 MANIFEST: Final = re.compile(r"(p[0-9a-f]{32})(?:\.([0-9]+))?\.json")
-DATA: Final = re.compile(r"(p[0-9a-f]{32})\.[A-Za-z0-9]+\.parquet")
+DATA: Final = re.compile(r"(p[0-9a-f]{32})\.[A-Za-z0-9]+\.(?:parquet|part)")
 
 
 def manifest_path(folder: Path, part_id: str, number: int) -> Path:

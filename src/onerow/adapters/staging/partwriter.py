@@ -67,7 +67,7 @@ class FilePartWriter:
         try:
             with staging_errors("write a part", self._store.root):
                 if self._file is None:
-                    self._file = PartFile(self._store.temporary(".parquet"), self._schema)
+                    self._file = PartFile(self._store.temporary(self._store.suffix), self._schema)
                 self._file.write(rows)
         except BaseException:
             self.abandon()
@@ -184,7 +184,7 @@ class FilePartWriter:
     def _place(self, folder: Path, part_id: str, file: PartFile) -> Path:
         """Give the data its name in the batch's folder, where nobody reads it without a manifest."""
         if self._placed is None:
-            data = folder / f"{part_id}.{self._store.nonce()}.parquet"
+            data = folder / f"{part_id}.{self._store.nonce()}{self._store.suffix}"
             file.path.rename(data)
             self._placed = data
             sync_folder(folder)  # the data has its name before the manifest has

@@ -62,13 +62,17 @@ class Database:
         """Return this thread's private instance. Temporary tables live here, never in the file."""
         connection: duckdb.DuckDBPyConnection | None = getattr(self._local, "connection", None)
         if connection is None:
-            # Nothing is fetched or loaded from elsewhere: a statement that needs more than is built in fails.
-            connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
-            connection.execute("set TimeZone = 'UTC'")
-            connection.execute("set enable_progress_bar = false")
-            connection.execute("set temp_directory = ?", [f"{self.path}.tmp"])  # what does not fit into memory
+            connection = self._connect()
             self._local.connection = connection
             self._instances.append(connection)
+        return connection
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        # Nothing is fetched or loaded from elsewhere: a statement that needs more than is built in fails.
+        connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+        connection.execute("set TimeZone = 'UTC'")
+        connection.execute("set enable_progress_bar = false")
+        connection.execute("set temp_directory = ?", [f"{self.path}.tmp"])  # what does not fit into memory
         return connection
 
     @contextmanager

@@ -1,0 +1,279 @@
+"""The lake, attached to private instances of DuckDB, and what its errors mean.
+
+A lake stays attached between calls: transactions of many processes run at once, and the catalog decides at the
+commit. What it decides on, and what follows (measured with DuckDB 1.5.5):
+
+- With a PostgreSQL catalog two transactions conflict if both change one table and one of them deletes or updates,
+  whichever rows; two that only insert never do. DuckLake repeats by itself only the write of a snapshot whose changes
+  conflict with nothing; a real conflict is raised at once and never settled behind our back.
+- With a SQLite catalog in write-ahead mode any two transactions that write conflict: the catalog itself refuses a
+  write that is based on an older snapshot, as "database is locked". Without that mode a reader keeps a writer from
+  committing, and a commit that failed so leaves the connection useless; so the mode is set.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import duckdb
+from psycopg import ProgrammingError, conninfo
+
+from onerow.adapters.warehouse.duckdb import sql
+from onerow.adapters.warehouse.duckdb.database import Database, map_error
+from onerow.adapters.warehouse.ducklake import extensions
+from onerow.errors import ConfigurationError, ConflictError, NotInstalledError, OnerowError, WarehouseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+METADATA: Final = f"__ducklake_metadata_{sql.DATABASE}"
+"""Name under which DuckLake attaches the catalog's own tables."""
+
+MAX_COMMIT_RETRIES: Final = 30
+RETRY_WAIT_MS: Final = 10
+ATTACH_ATTEMPTS: Final = 8
+IDLE_S: Final = 1.0
+"""A connection that was not used for so long is tried before it is used."""
+IDLE_TRANSACTION_MS: Final = 600_000
+MAX_IDLE_INSTANCES: Final = 8
+
+_CONFLICTS = re.compile(
+    r"Transaction conflict|database is locked|could not serialize|deadlock detected|lock timeout"
+    r"|Exceeded the maximum retry count|duplicate key value violates unique constraint \"ducklake_"
+)
+_GONE = re.compile(
+    r"does not exist - and creating a new DuckLake is explicitly disabled|unable to open database file", re.IGNORECASE
+)
+_MADE_MEANWHILE = re.compile(r"already exists|duplicate key value|database is locked|tuple concurrently updated")
+
+_idle: dict[tuple[int, tuple[str, ...]], list[duckdb.DuckDBPyConnection]] = {}
+_idle_guard = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Where the catalog of a lake is.
+
+    Attributes:
+        source: what DuckDB's ATTACH takes, with passwords.
+        shown: what people may see.
+        secrets: texts that no message may show.
+        options: of ATTACH, for this kind of catalog.
+        extensions: what DuckDB needs.
+    """
+
+    source: str
+    shown: str
+    secrets: tuple[str, ...]
+    options: tuple[str, ...]
+    extensions: tuple[str, ...]
+    path: Path | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a SQLite file, where any two writing transactions conflict."""
+        return self.path is not None
+
+
+def catalog_of(place: Path | str, *, busy_timeout_s: float) -> Catalog:
+    """Return the catalog at a SQLite file's path or a PostgreSQL URL.
+
+    Raises:
+        ConfigurationError: the text is no connection string of PostgreSQL.
+    """
+    wait_ms = max(1, int(busy_timeout_s * 1000))
+    if isinstance(place, Path):
+        path = place.absolute()
+        options = ("META_JOURNAL_MODE 'WAL'", f"META_BUSY_TIMEOUT {wait_ms}")
+        return Catalog(f"sqlite:{path}", str(path), (), options, ("ducklake", "sqlite_scanner"), path)
+    try:
+        given = conninfo.conninfo_to_dict(place)
+    except ProgrammingError as error:
+        raise ConfigurationError("The catalog's URL is no connection string of PostgreSQL.") from error
+    settings = {
+        "connect_timeout": max(2, int(min(busy_timeout_s, 30))),
+        "application_name": "onerow",
+        "keepalives_idle": 30,
+        "tcp_user_timeout": 30_000,
+        # A frozen process must not keep the others out for ever.
+        "options": f"-c lock_timeout={wait_ms} -c idle_in_transaction_session_timeout={IDLE_TRANSACTION_MS}",
+        **given,
+    }
+    text = conninfo.make_conninfo("", **settings)
+    password = str(given.get("password") or "")
+    shown = conninfo.make_conninfo("", **{key: value for key, value in given.items() if key != "password"})
+    secrets = tuple(dict.fromkeys((text, place, password, _quoted(password)))) if password else (text,)
+    return Catalog(f"postgres:{text}", shown, secrets, (), ("ducklake", "postgres_scanner"))
+
+
+def _quoted(password: str) -> str:
+    """Return a password as a connection string writes it."""
+    return conninfo.make_conninfo("", password=password).removeprefix("password=")
+
+
+class Lake(Database):
+    """A DuckLake; each thread has an instance with the lake attached."""
+
+    def __init__(self, catalog: Catalog, data_path: str, *, busy_timeout_s: float, overwrite_path: bool = False) -> None:
+        scratch = catalog.path or Path(tempfile.gettempdir()) / f"onerow-{os.getuid()}"
+        super().__init__(scratch, busy_timeout_s=busy_timeout_s)
+        self.catalog = catalog
+        self.data_path = data_path
+        self._overwrite_path = overwrite_path
+        self.create = False
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        """Return an instance with the extensions loaded; an idle one if there is, loading them takes long."""
+        with _idle_guard:
+            waiting = _idle.get((os.getpid(), self.catalog.extensions))
+            connection = waiting.pop() if waiting else None
+        if connection is None:
+            connection = duckdb.connect(
+                config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+            )
+            extensions.load(connection, self.catalog.extensions)
+            connection.execute("set TimeZone = 'UTC'")
+            connection.execute("set enable_progress_bar = false")
+            connection.execute("set ducklake_max_retry_count = ?", [MAX_COMMIT_RETRIES])
+            connection.execute("set ducklake_retry_wait_ms = ?", [RETRY_WAIT_MS])
+            connection.execute("set ducklake_retry_backoff = 1.2")
+        connection.execute("set temp_directory = ?", [f"{self.path}.tmp"])
+        return connection
+
+    @contextmanager
+    def open(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:  # noqa: ARG002 -- one way to attach
+        """Have the lake attached; it stays so for the next call of this thread.
+
+        Raises:
+            NotInstalledError: there is no lake.
+            WarehouseError: it cannot be attached.
+        """
+        connection = self.instance()
+        if getattr(self._local, "attached", False) and not self._is_well(connection):
+            self._let_go(connection)
+        if not getattr(self._local, "attached", False):
+            self._attach_lake(connection)
+        try:
+            yield connection
+        finally:
+            self._local.used_s = time.monotonic()
+
+    def _is_well(self, connection: duckdb.DuckDBPyConnection) -> bool:
+        """Say whether what is attached can be used; asks only after a failure or a pause."""
+        if getattr(self._local, "suspect", False):
+            return False
+        if time.monotonic() - self._local.used_s < IDLE_S:
+            return True
+        try:
+            connection.execute(f"select max(snapshot_id) from {METADATA}.ducklake_snapshot").fetchall()
+        except duckdb.Error:
+            return False
+        return True
+
+    def _attach_lake(self, connection: duckdb.DuckDBPyConnection) -> None:
+        catalog = self.catalog
+        if catalog.path is not None and not catalog.path.exists():
+            if not self.create:
+                raise self._no_lake()
+            catalog.path.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(ATTACH_ATTEMPTS):
+            try:
+                connection.execute(self._attach_statement())
+            except duckdb.Error as error:
+                text = str(error)
+                if _GONE.search(text) and not self.create:
+                    raise self._no_lake() from None
+                made_meanwhile = _MADE_MEANWHILE.search(text) is not None
+                if not made_meanwhile or attempt + 1 == ATTACH_ATTEMPTS:
+                    raise self.map_error(error, f"the lake at {catalog.shown} cannot be attached") from None
+                time.sleep(0.05 * (attempt + 1))
+            else:
+                break
+        self._local.attached, self._local.suspect = True, False
+        self._local.used_s = time.monotonic()
+
+    def _attach_statement(self) -> str:
+        # ATTACH takes no parameters: paths are literals of the tree.
+        def literal(text: str) -> str:
+            return sql.exp.Literal.string(text).sql(sql.DIALECT)
+
+        options = [
+            f"DATA_PATH {literal(self.data_path)}",
+            "DATA_INLINING_ROW_LIMIT 0",
+            f"CREATE_IF_NOT_EXISTS {'true' if self.create else 'false'}",
+            *self.catalog.options,
+        ]
+        if self._overwrite_path:
+            options.append("OVERRIDE_DATA_PATH true")
+        return f"ATTACH {literal(f'ducklake:{self.catalog.source}')} AS {sql.DATABASE} ({', '.join(options)})"
+
+    def _no_lake(self) -> NotInstalledError:
+        return NotInstalledError(f"There is no lake at {self.catalog.shown}.", hint="`onerow init` creates it.")
+
+    def _let_go(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Detach, whatever state it is in; an instance that cannot is closed and replaced at the next use."""
+        self._local.attached = False
+        with suppress(duckdb.Error):
+            connection.execute("rollback")
+        connection.execute(f"DETACH DATABASE IF EXISTS {sql.DATABASE}")
+
+    def is_conflict(self, error: duckdb.Error) -> bool:
+        """Say whether a transaction lost against another one and certainly has not committed."""
+        return _CONFLICTS.search(str(error)) is not None
+
+    def map_error(self, error: duckdb.Error, doing: str) -> OnerowError:
+        """Return our error for the engine's, without secrets; what is attached is doubted from now on."""
+        text = self.redacted(str(error))
+        if self.is_conflict(error):
+            return ConflictError(f"{doing}: {_lines(text)}", hint="Nothing of it was committed.")
+        self._local.suspect = True
+        if "does not match existing data path" in text:
+            return ConfigurationError(
+                f"{doing}: {_lines(text)}", hint="Write the data_path that the lake was created with."
+            )
+        if "Unable to connect" in text or "onnection" in text:
+            return WarehouseError(
+                f"{doing}: the catalog cannot be reached: {_lines(text)}",
+                hint="Look whether its server runs and the URL is right. Staging is kept.",
+            )
+        return map_error(type(error)(text), doing)
+
+    def redacted(self, text: str) -> str:
+        """Return a message without the catalog's secrets."""
+        for secret in self.catalog.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def close(self) -> None:
+        """Detach from the instances of all threads; some are kept for the next lake of this process."""
+        for connection in self._instances:
+            if not self._keep(connection):
+                connection.close()
+        self._instances.clear()
+        self._local = threading.local()
+
+    def _keep(self, connection: duckdb.DuckDBPyConnection) -> bool:
+        try:
+            self._let_go(connection)
+        except duckdb.Error:
+            return False
+        key = (os.getpid(), self.catalog.extensions)
+        with _idle_guard:
+            waiting = _idle.setdefault(key, [])
+            if len(waiting) >= MAX_IDLE_INSTANCES:
+                return False
+            waiting.append(connection)
+        return True
+
+
+def _lines(text: str) -> str:
+    """Return a message of several lines as one."""
+    return " ".join(line.strip() for line in text.splitlines()[:3])
