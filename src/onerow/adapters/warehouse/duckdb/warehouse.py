@@ -95,7 +95,7 @@ class EmbeddedWarehouse:
                     adopt_locks=adopt_locks,
                     layout=self.layout,
                 )
-                connection.execute("commit")
+                self._database.commit(connection, *specs)
             except BaseException:
                 _rollback(connection)
                 raise
@@ -198,7 +198,7 @@ class EmbeddedWarehouse:
         """
         failure: duckdb.Error | None = None
         try:
-            connection.execute("commit")
+            self._database.commit(connection, plan.spec)
         except duckdb.Error as error:
             _rollback(connection)
             failure = error
@@ -220,7 +220,7 @@ class EmbeddedWarehouse:
                 try:
                     rows(connection, self._control.of(plan.spec.name)["change_guard"], plan.spec.name)
                     committed = self._read_committed(connection, plan)
-                    connection.execute("commit")
+                    self._database.commit(connection)
                 except BaseException:
                     _rollback(connection)
                     raise
@@ -261,7 +261,7 @@ class EmbeddedWarehouse:
                 rows(connection, control["insert_fences"], name, [partition], [fence])
                 values = ("force_release", name, "", "", 0, False, by, 0.0, 0.0, reason)
                 self._insert_history(connection, values, (scope.partition, fence, 0, 0, 0, 0, 0, 0))
-                connection.execute("commit")
+                self._database.commit(connection)
             except BaseException:
                 _rollback(connection)
                 raise
@@ -278,7 +278,13 @@ class EmbeddedWarehouse:
                 entry.partition, entry.token, entry.parts, entry.rows_staged, entry.rows_inserted,
                 entry.rows_updated, entry.rows_unchanged, entry.rows_superseded,
             )  # fmt: skip
-            self._insert_history(connection, values, counts)
+            connection.execute("begin")
+            try:
+                self._insert_history(connection, values, counts)
+                self._database.commit(connection)
+            except BaseException:
+                _rollback(connection)
+                raise
 
     def _insert_history(
         self,

@@ -84,7 +84,7 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
         transaction: type[Transaction] = Transaction,
     ) -> None:
         place = catalog_of(catalog, busy_timeout_s=busy_timeout_s)
-        self._lake = Lake(place, data_path, busy_timeout_s=busy_timeout_s)
+        self._lake = Lake(place, data_path, control_schema=control_schema, busy_timeout_s=busy_timeout_s)
         super().__init__(self._lake, locate=locate, control_schema=control_schema, transaction=transaction)
 
     @property
@@ -147,7 +147,7 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
     ) -> Outcome:
         """Commit. A conflict was certainly not kept; of any other failure nobody can tell before the guard is had."""
         try:
-            connection.execute("commit")
+            self._lake.commit(connection, plan.spec)
         except duckdb.Error as error:
             mapped = self._lake.map_error(error, "the commit failed")
             if self._lake.is_conflict(error):
