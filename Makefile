@@ -5,10 +5,11 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 JOBS   ?= auto
 SEEDS  ?= 20000
+MINUTES ?= 2
 OLDEST_POSTGRES ?= $(firstword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-postgresql-oldest check format bench simulate coverage clean
+.PHONY: help install demo test test-postgresql-oldest check format bench simulate chaos coverage clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 34
@@ -51,6 +52,9 @@ bench: $(STAMP)  ## ratios to the bare engines, medians of paired runs, and a pl
 
 simulate: $(STAMP)  ## the simulation over many seeds: make simulate SEEDS=20000
 	@$(BIN)/python -m onerow.testing.simulate --seeds $(SEEDS)
+
+chaos: $(STAMP)  ## the torture test on every engine: make chaos MINUTES=2
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos --minutes $(MINUTES)
 
 clean:  ## remove the environment and what tests and demo left behind
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache demo/run build dist

@@ -348,10 +348,10 @@ def _near_setting(loc: tuple[int | str, ...]) -> str:
 
 def _is_readable(text: str) -> bool:
     try:
-        parts = urlsplit(text)
-        return parts.port is None or parts.port > 0
+        port = urlsplit(text).port
     except ValueError:
         return False
+    return port is None or port > 0
 
 
 def _redact(text: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tomllib
 
+import duckdb
 import pytest
 
-from .conftest import INIT, KEY, csv_text
+from .conftest import INIT, KEY, ROWS, csv_text
 
 
 def config(onerow, name="onerow.toml"):
@@ -70,6 +71,23 @@ def test_the_types_of_json_lines_and_of_parquet(onerow):
     onerow.ok("load", "b.parquet", "--table", "b")
 
 
+def test_a_table_that_keeps_every_version(onerow):
+    onerow.write("props.csv", csv_text(*ROWS))
+    made = onerow.ok(*INIT, "--mode", "versions", "--version-column", "prediction_version", "--output", "json").json
+    assert {"table props", "view props_duplicates", "view props_current"} <= set(made["created"])
+    table = config(onerow)["tables"]["props"]
+    assert (table["mode"], table["version_column"]) == ("versions", "prediction_version")
+    assert "prediction_version" not in table["columns"]
+    ended = onerow.ok("load", "props.csv", "--table", "props", "--output", "json").json
+    assert [part["rows_inserted"] for part in ended["partitions"]] == [4, 1]
+    assert onerow.ok("check", "--output", "json").json["tables"][0]["clean"]
+    with duckdb.connect(str(onerow.folder / "props.duckdb")) as connection:
+        newest = connection.execute("select prediction_id, prediction_version from props_current order by 1").fetchall()
+        (rows,) = connection.execute("select count(*) from props").fetchone()
+    assert newest == [("p1", 1), ("p2", 1), ("p4", 1), ("p5", 2)]
+    assert rows == 5
+
+
 def test_a_second_table_is_added_and_the_rest_stays_byte_for_byte(props):
     path = props.folder / "onerow.toml"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n").rstrip() + b"  # mine")
@@ -100,6 +118,11 @@ def test_a_table_that_is_declared_is_not_declared_again(props):
         (["--key", KEY, "--order-by", "created_at", "--partition", "confidence"], "cannot be part of partition"),
         (["--key", KEY, "--order-by", "created_at", "--warehouse", "oracle://x"], "oracle"),
         (["--key", KEY, "--order-by", "created_at", "--mode", "versions"], "needs version_column"),
+        (
+            ["--key", KEY, "--order-by", "created_at", "--mode", "versions", "--version-column", "confidence"],
+            "must not be declared",
+        ),
+        (["--key", KEY, "--order-by", "created_at", "--version-column", "v"], 'goes with mode = "versions"'),
         (["--key", "", "--order-by", "created_at"], "names no columns"),
         (["--key", KEY], "say --table, --key and --order-by"),
     ],

@@ -20,7 +20,7 @@ def test_the_commands_of_this_release():
         "onerow", "onerow init", "onerow stage", "onerow consolidate", "onerow load",
         "onerow batches", "onerow batches discard", "onerow batches list", "onerow batches show",
         "onerow locks", "onerow locks force-release", "onerow locks list", "onerow locks show",
-        "onerow check", "onerow history", "onerow gc", "onerow doctor",
+        "onerow check", "onerow dedupe", "onerow history", "onerow gc", "onerow chaos", "onerow doctor",
     ]  # fmt: skip
 
 

@@ -13,16 +13,19 @@ import shutil
 import sqlite3
 import tempfile
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conformance.postgresql import PostgresHarness, PostgresPartsHarness, UnenforcedPostgresHarness
 from onerow.adapters.clock import SystemClock, SystemIds
+from onerow.adapters.locks.postgresql import PostgresLocks
 from onerow.adapters.locks.sqlite import SqliteLocks
 from onerow.adapters.staging.files import FileParts
 from onerow.adapters.warehouse.duckdb.merge import Transaction as DuckDBTransaction
@@ -30,11 +33,12 @@ from onerow.adapters.warehouse.duckdb.warehouse import DuckDBWarehouse
 from onerow.adapters.warehouse.ducklake.lake import Lake, catalog_of
 from onerow.adapters.warehouse.ducklake.warehouse import STAGING_SUFFIX, DuckLakeWarehouse, staging_folder
 from onerow.core.rows import arrow_schema
+from onerow.core.views import CURRENT, DUPLICATES, monitor_columns
 from onerow.testing.conformance.harness import LOCKS, SPEC, PartStoreHarness, WarehouseHarness
 from onerow.testing.conformance.lockstore import LockStoreHarness
 from onerow.testing.memory_locks import MemoryLocks
 from onerow.testing.memory_parts import MemoryParts
-from onerow.testing.memory_tables import MemoryDatabase, Transaction
+from onerow.testing.memory_tables import MemoryDatabase, Transaction, comparable
 from onerow.testing.memory_warehouse import MemoryWarehouse
 from support import postgres as servers
 
@@ -46,6 +50,7 @@ GAPS: dict[tuple[str, str], str] = {
     ("memory", "no_update_is_lost_between_processes"): ONE_PROCESS,
     ("memory", "a_waiter_whose_process_was_killed_blocks_nobody"): ONE_PROCESS,
     ("memory", "a_damaged_manifest_is_an_error"): "has no manifest outside the process that somebody could damage",
+    ("memory", "a_damaged_entry_is_an_error"): "has no entry outside the process that somebody could damage",
 }
 
 
@@ -83,7 +88,27 @@ class SqliteLocksHarness(LockStoreHarness):
             store.close()
 
 
-LOCK_STORES = {"memory": MemoryLocksHarness, "sqlite": SqliteLocksHarness}
+class PostgresLocksHarness(LockStoreHarness):
+    def __init__(self, folder: Path) -> None:
+        self._databases = servers.databases()
+        self._name = self._databases.create()
+        self._url = self._databases.url(self._name)
+        self._opened = []
+
+    def store(self):
+        self._opened.append(PostgresLocks(self._url))
+        return self._opened[-1]
+
+    def opener(self):
+        return partial(PostgresLocks, self._url)
+
+    def close(self):
+        for store in self._opened:
+            store.close()
+        self._databases.drop(self._name)
+
+
+LOCK_STORES = {"memory": MemoryLocksHarness, "sqlite": SqliteLocksHarness, "postgresql": PostgresLocksHarness}
 
 
 # --- part stores ---------------------------------------------------------------------------
@@ -112,6 +137,9 @@ class MemoryPartsHarness(PartStoreHarness):
     def damage_manifest(self, part):
         """There is none."""
 
+    def damage_quarantine(self, table, quarantine_id):
+        """There is nothing outside the process."""
+
     def age(self, parts, seconds):
         self._now_s += seconds
 
@@ -138,6 +166,10 @@ class FilePartsHarness(PartStoreHarness):
     def damage_manifest(self, part):
         flip_a_byte(self.store().data_path(part).parent / f"{part.part_id}.json", at=0)
 
+    def damage_quarantine(self, table, quarantine_id):
+        (rows,) = (self.store().table_folder(table) / "quarantine").glob(f"{quarantine_id}.*.ndjson")
+        flip_a_byte(rows)
+
     def age(self, parts, seconds):
         paths = [self.store().data_path(part).with_suffix(".retired") for part in parts]
         for path in [*paths, *(self._folder / ".tmp").glob("*")]:
@@ -154,7 +186,7 @@ def flip_a_byte(path, *, at=None):
     path.write_bytes(bytes(data))
 
 
-PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness}
+PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness, "postgresql": PostgresPartsHarness}
 
 
 # --- warehouses ----------------------------------------------------------------------------
@@ -162,6 +194,7 @@ PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness}
 
 class MemoryWarehouseHarness(WarehouseHarness):
     domain = "table"
+    has_own_clock = True
 
     def __init__(self, folder: Path) -> None:
         self._parts = MemoryParts()
@@ -176,13 +209,34 @@ class MemoryWarehouseHarness(WarehouseHarness):
 
     def table_rows(self, spec):
         rows = self._database.tables[spec.name].rows.values()
-        return [dict(zip(spec.column_names, row, strict=True)) for row in rows]
+        return [dict(zip(stored_names(spec), row, strict=True)) for row in rows]
 
     def related_rows(self, spec, suffix):
-        raise NotImplementedError(suffix)
+        if suffix != "_removed_duplicates":
+            return {DUPLICATES: duplicates_view, CURRENT: current_view}[suffix](spec, self.table_rows(spec))
+        return [
+            {
+                **dict(zip(stored_names(spec), one.row, strict=True)),
+                "__onerow_run": one.run,
+                "__onerow_removed_at": one.removed_at,
+                "__onerow_reason": one.reason,
+                "__onerow_batch": one.batch,
+            }
+            for one in self._database.tables[spec.name].removed
+        ]
+
+    def snapshot(self):
+        return dict(self._database.tables)
+
+    def go_back(self, moment):
+        self._database.tables = dict(moment)
 
     def foreign_insert(self, spec, rows):
-        self.warehouse().insert_foreign(spec, [tuple(row[name] for name in spec.column_names) for row in rows])
+        self.warehouse().insert_foreign(spec, [tuple(row[name] for name in stored_names(spec)) for row in rows])
+
+    def forget_ledger(self, spec):
+        tables = self._database.tables
+        tables[spec.name] = replace(tables[spec.name], ledger=())
 
     def foreign_delete_all(self, spec):
         state = self._database.tables[spec.name]
@@ -205,6 +259,47 @@ class MemoryWarehouseHarness(WarehouseHarness):
 
 class MemoryRowWarehouseHarness(MemoryWarehouseHarness):
     domain = "row"
+
+
+def stored_names(spec):
+    return [column.name for column in spec.stored_columns]
+
+
+def grouped(rows, names):
+    """Return the rows by the values of some columns."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def duplicates_view(spec, rows):
+    """Return what the view ``<target>_duplicates`` shows: where there is no engine, there is no view of its own."""
+    order, names = spec.order_by[0], (*spec.row_identity, *monitor_columns(spec))
+    return [
+        dict(
+            zip(
+                names,
+                (
+                    *key,
+                    len(found),
+                    spec.id_column and ", ".join(sorted(row[spec.id_column] for row in found if row[spec.id_column])),
+                    max((row[order] for row in found if row[order] is not None), default=None),
+                ),
+                strict=True,
+            )
+        )
+        for key, found in grouped(rows, spec.row_identity).items()
+        if len(found) > 1
+    ]
+
+
+def current_view(spec, rows):
+    """Return what the view ``<target>_current`` shows."""
+    return [
+        max(found, key=lambda row: [comparable(row[name]) for name in spec.comparison])
+        for found in grouped(rows, spec.identity).values()
+    ]
 
 
 OBJECTS = 2
@@ -262,9 +357,9 @@ class DuckDBHarness(WarehouseHarness):
 
     def table_rows(self, spec):
         with self._connection() as connection:
-            columns = ", ".join(f'"{name}"' for name in spec.column_names)
+            columns = ", ".join(quoted(name) for name in stored_names(spec))
             table = connection.sql(f"select {columns} from {_target(spec)}").to_arrow_table()
-        return table.cast(arrow_schema(spec.columns)).to_pylist()
+        return table.cast(arrow_schema(spec.stored_columns)).to_pylist()
 
     def related_rows(self, spec, suffix):
         with self._connection() as connection:
@@ -273,15 +368,25 @@ class DuckDBHarness(WarehouseHarness):
         return [{name: utc(value) for name, value in row.items()} for row in table.to_pylist()]
 
     def foreign_insert(self, spec, rows):
-        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(spec.columns))
-        columns = ", ".join(f'"{name}"' for name in spec.column_names)
+        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(spec.stored_columns))
+        columns = ", ".join(quoted(name) for name in stored_names(spec))
         with self._connection() as connection:
             connection.register("foreign_rows", table)
             connection.execute(f"insert into {_target(spec)} ({columns}) select {columns} from foreign_rows")
 
+    def forget_ledger(self, spec):
+        with self._connection() as connection:
+            connection.execute("delete from onerow.ledger where table_name = ?", [spec.name])
+
     def foreign_delete_all(self, spec):
         with self._connection() as connection:
             connection.execute(f"delete from {_target(spec)}")
+
+    def snapshot(self):
+        return self.path.read_bytes()
+
+    def go_back(self, moment):
+        self.path.write_bytes(moment)
 
     def lose_data(self, part):
         self._parts.data_path(part).unlink()
@@ -294,7 +399,7 @@ class DuckLakeHarness(WarehouseHarness):
     """What is the same with every catalog. Checks begin with a copy of a lake that install has made once."""
 
     transaction = DuckDBTransaction
-    prepared: dict[tuple[TableSpec, ...], tuple[Path, Path | str]]
+    prepared: ClassVar[dict[tuple[TableSpec, ...], tuple[Path, Path | str]]]
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -378,6 +483,10 @@ class DuckLakeHarness(WarehouseHarness):
         with self._bystander.open() as connection:
             yield connection
 
+    def forget_ledger(self, spec):
+        with self.connection() as connection:
+            connection.execute("delete from onerow_db.onerow.ledger where table_name = ?", [spec.name])
+
     def foreign_fence(self, spec, partition, token):
         with self.connection() as connection:
             connection.execute(
@@ -419,7 +528,7 @@ MOVE_LAKE = "update ducklake_metadata set value = {} where key = 'data_path'"
 
 
 class DuckLakeSqliteHarness(DuckLakeHarness):
-    prepared = {}
+    prepared: ClassVar = {}
 
     def new_catalog(self, folder):
         return folder / "catalog.sqlite"
@@ -431,7 +540,7 @@ class DuckLakeSqliteHarness(DuckLakeHarness):
 
 
 class DuckLakePostgresHarness(DuckLakeHarness):
-    prepared = {}
+    prepared: ClassVar = {}
 
     def new_catalog(self, folder):
         return servers.databases().url(servers.databases().create())
@@ -447,6 +556,15 @@ class DuckLakePostgresHarness(DuckLakeHarness):
     def close(self):
         super().close()
         servers.databases().drop(urlsplit(self.catalog).path.lstrip("/"))
+
+    def snapshot(self):
+        """Copy the catalog alone: the files of a lake never change."""
+        return self.catalog.read_bytes()
+
+    def go_back(self, moment):
+        self.close()
+        self._opened.clear()
+        self.catalog.write_bytes(moment)
 
 
 def _in_lake(spec, suffix=""):
@@ -473,4 +591,6 @@ WAREHOUSES = {
     "duckdb": DuckDBHarness,
     "ducklake-sqlite": DuckLakeSqliteHarness,
     "ducklake-postgresql": DuckLakePostgresHarness,
+    "postgresql": PostgresHarness,
+    "postgresql-unenforced": UnenforcedPostgresHarness,
 }

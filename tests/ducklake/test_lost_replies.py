@@ -19,9 +19,11 @@ from support import postgres as servers
 
 @contextmanager
 def through_a_proxy(harness):
-    with Proxy(servers.address(harness.catalog)) as proxy:
-        with closing(harness.another_warehouse(servers.through(harness.catalog, proxy.port))) as warehouse:
-            yield proxy, warehouse
+    with (
+        Proxy(servers.address(harness.catalog)) as proxy,
+        closing(harness.another_warehouse(servers.through(harness.catalog, proxy.port))) as warehouse,
+    ):
+        yield proxy, warehouse
 
 
 def is_commit(asked):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import onerow
+from onerow.bootstrap import check_offered
 from onerow.config import (
     companion_locks,
     find_config,
@@ -18,6 +20,7 @@ from onerow.config import (
     split_target,
 )
 from onerow.errors import ConfigurationError
+from onerow.ports.warehouse import Capabilities
 
 TABLE = {
     "key": ["k"],
@@ -164,6 +167,9 @@ def test_the_bounds_of_a_lease(lease, valid):
         ({"table": {"columns": {"k": "decimal(39,2)", "o": "int64", "p": "date"}}}, "no decimal type"),
         ({"table": {"columns": {"k": "string", "K": "string", "o": "int64", "p": "date"}}}, "differ by case"),
         ({"table": {"mode": "versions"}}, "needs version_column"),
+        ({"table": {"mode": "versions", "version_column": "O"}}, "given by onerow and must not be declared"),
+        ({"table": {"mode": "versions", "version_column": " v"}}, "version column name"),
+        ({"table": {"version_column": "v"}}, 'goes with mode = "versions"'),
         ({"table": {"target": ""}}, "no table name|empty"),
     ],
 )
@@ -274,15 +280,21 @@ def test_a_bad_value_is_not_repeated_when_it_might_be_a_secret():
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ({"mode": "versions", "version_column": "v"}, 'mode "versions" is not offered'),
         ({"on_bad_row": "quarantine"}, "on_bad_row"),
-        ({"on_existing_duplicates": "repair"}, "on_existing_duplicates"),
     ],
 )
 def test_what_is_not_offered_yet_is_refused_and_never_quietly_left_out(tmp_path, table, told):
     data = {"warehouse": "duckdb:///w.duckdb", "tables": {"t": {**TABLE, **table}}}
     with pytest.raises(ConfigurationError, match=told):
         onerow.open(parse_settings(data, file=tmp_path / "onerow.toml", environ={}))
+
+
+def test_a_mode_that_the_warehouse_does_not_offer_is_refused():
+    tables = settings(table={"mode": "versions", "version_column": "v"}).tables
+    poor = SimpleNamespace(capabilities=Capabilities("row", 1, 1, frozenset({"upsert"})))
+    with pytest.raises(ConfigurationError, match='mode "versions" is not offered'):
+        check_offered(tables, poor)
+    check_offered(tables, SimpleNamespace(capabilities=Capabilities("row", 1, 1, frozenset({"upsert", "versions"}))))
 
 
 def test_an_unknown_table_is_told_with_near_names():

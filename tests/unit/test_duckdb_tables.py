@@ -55,6 +55,7 @@ def test_init_tells_what_it_creates_and_is_idempotent(tmp_path):
             "control table onerow.ledger",
             "control table onerow.history",
             "table predictions",
+            "view predictions_duplicates",
             "guard row of predictions",
         ]
         assert store.init() == []

@@ -434,3 +434,27 @@ def test_a_renewal_that_fails_once_does_no_harm(lossy):
             lossy.time.advance(20)  # one renewal fails, the next one does not
             held.raise_if_cancelled()
     assert not lossy.record.held
+
+
+def test_a_connection_that_is_cut_at_every_renewal_costs_no_lease(lossy):
+    """The renewal tries again within its period, instead of losing the lease at the second cut."""
+    with lossy.hold() as held:
+        for _ in range(4):
+            lossy.store.lose_requests = 2
+            lossy.time.advance(10)
+            assert lossy.store.lose_requests == 0
+            held.raise_if_cancelled()
+            lossy.store.late.clear()
+        assert lossy.record.renewals == 4
+    assert not lossy.record.held
+
+
+def test_a_store_that_stays_away_costs_the_lease_at_its_deadline(lossy):
+    with lossy.hold() as held:
+        lossy.store.lose_requests = 1000
+        lossy.time.advance(24)
+        held.raise_if_cancelled()
+        lossy.time.advance(2)
+        with pytest.raises(LeaseLostError, match="could not be renewed"):
+            held.raise_if_cancelled()
+        lossy.store.lose_requests = 0

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from onerow.core import types
 from onerow.core.names import check_name
+from onerow.core.types import ColumnType
 from onerow.errors import ConfigurationError, UsageError
-
-if TYPE_CHECKING:
-    from onerow.core.types import ColumnType
 
 Mode = Literal["upsert", "versions"]
 BadRowPolicy = Literal["refuse", "quarantine"]
@@ -67,6 +65,13 @@ class TableSpec:
         return tuple(column.name for column in self.columns)
 
     @cached_property
+    def stored_columns(self) -> tuple[Column, ...]:
+        """The columns of the target: the declared ones and, in versions mode, the one that numbers the versions."""
+        if self.mode != "versions" or self.version_column is None:
+            return self.columns
+        return (*self.columns, Column(self.version_column, ColumnType("int64"), required=True))
+
+    @cached_property
     def by_name(self) -> dict[str, Column]:
         """The columns by name."""
         return {column.name: column for column in self.columns}
@@ -76,6 +81,13 @@ class TableSpec:
         """The columns that identify a row: the partition column, then the business key."""
         rest = tuple(name for name in self.key if name != self.partition)
         return rest if self.partition is None else (self.partition, *rest)
+
+    @cached_property
+    def row_identity(self) -> tuple[str, ...]:
+        """The columns of which no two rows share all values: in versions mode the identity and the version."""
+        if self.mode != "versions" or self.version_column is None:
+            return self.identity
+        return (*self.identity, self.version_column)
 
     @cached_property
     def comparison(self) -> tuple[str, ...]:
@@ -129,9 +141,17 @@ def check_spec(spec: TableSpec) -> None:
         raise ConfigurationError(
             f"{where}: order_by is empty; name the column that tells which row is the newest."
         )
+    _check_version_column(spec, where)
+
+
+def _check_version_column(spec: TableSpec, where: str) -> None:
     if spec.mode == "versions" and spec.version_column is None:
         raise ConfigurationError(f'{where}: mode "versions" needs version_column.')
-    if spec.version_column is not None and spec.version_column in spec.by_name:
+    if spec.version_column is None:
+        return
+    if spec.mode != "versions":
+        raise ConfigurationError(f'{where}: version_column goes with mode = "versions".')
+    if spec.version_column.casefold() in {name.casefold() for name in spec.by_name}:
         raise ConfigurationError(
             f"{where}: version_column {spec.version_column!r} is given by onerow and must not be declared."
         )
@@ -140,6 +160,8 @@ def check_spec(spec: TableSpec) -> None:
 def _check_names(spec: TableSpec, where: str) -> None:
     try:
         check_name(spec.name, "table name")
+        if spec.version_column is not None:
+            check_name(spec.version_column, "version column name")
         for part in spec.target:
             check_name(part, "target name")
         for column in spec.columns:

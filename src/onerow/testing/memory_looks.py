@@ -16,18 +16,20 @@ from onerow.errors import ConfigurationError, LockStoreMismatchError, NotInstall
 from onerow.ports.warehouse import DuplicateKey, Finding, HistoryEntry, InspectRequest, TableCheck
 from onerow.testing.memory_tables import (
     MemoryDatabase,
+    RemovedRow,
     Row,
     TableState,
     duplicates_in,
     layout_of,
 )
+from onerow.testing.memory_versions import numbered, repeated_contents
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Callable, Mapping, Sequence
 
     from onerow.core.plans import Merged
-    from onerow.core.spec import TableSpec
+    from onerow.core.spec import Column, TableSpec
     from onerow.ports.warehouse import LedgerEntry
 
 
@@ -46,6 +48,7 @@ class MemoryLooks:
             if there is None:
                 continue
             _check_fit(spec, there.spec)
+            _with_columns_of(spec, there)
             if there.lock_store != lock_store and not adopt_locks:
                 raise LockStoreMismatchError(
                     f"Table {spec.name!r} is used with lock store {there.lock_store!r}, not with {lock_store!r}."
@@ -60,7 +63,14 @@ class MemoryLooks:
             if there.spec != spec:
                 added = [name for name in spec.column_names if name not in there.spec.by_name]
                 lines += [f"column {spec.name}.{name}" for name in added]
-                tables[spec.name] = replace(there, spec=spec, rows=_relaid(there, spec))
+                if spec.mode != there.spec.mode:
+                    lines.append(f"column {spec.name}.{spec.version_column}, in which the rows are numbered")
+                tables[spec.name] = replace(
+                    there,
+                    spec=spec,
+                    rows=_with_columns_of(spec, there),
+                    removed=_removed_with_columns_of(spec, there),
+                )
             if there.lock_store != lock_store:
                 tables[spec.name] = replace(tables[spec.name], lock_store=lock_store)
                 lines.append(f"lock store of {spec.name}: {lock_store}")
@@ -105,13 +115,13 @@ class MemoryLooks:
         ids = None if spec.id_column is None else spec.column_names.index(spec.id_column)
         shown = [
             DuplicateKey(
-                partition=layout.partition_of(next(row for row in rows if layout.key(row) == key)),
+                partition=layout.partition_of(next(row for row in rows if layout.row_key(row) == key)),
                 key={
                     name: None if value is None else _text(value)
-                    for name, value in zip(spec.identity, key, strict=True)
+                    for name, value in zip(spec.row_identity, key, strict=True)
                 },
                 rows=count,
-                ids=() if ids is None else tuple(str(row[ids]) for row in rows if layout.key(row) == key),
+                ids=() if ids is None else tuple(str(row[ids]) for row in rows if layout.row_key(row) == key),
             )
             for key, count in list(doubled.items())[: request.limit]
         ]
@@ -123,6 +133,7 @@ class MemoryLooks:
             extra_rows=sum(count - 1 for count in doubled.values()),
             duplicates=tuple(shown),
             findings=(
+                *_repeated_contents(rows, request),
                 *_broken_checks(rows, request),
                 *_wandering_keys(rows, request),
                 *_against_ledger(rows, state, request),
@@ -178,12 +189,20 @@ def _is_since(row: Row, request: InspectRequest) -> bool:
     return bool(row[spec.column_names.index(spec.partition)] >= first)
 
 
+def _repeated_contents(rows: Sequence[Row], request: InspectRequest) -> list[Finding]:
+    """Find rows of a versions table that another row of their key repeats."""
+    layout = layout_of(request.spec)
+    count = sum(repeated_contents(rows, layout).values()) if layout.versions else 0
+    told = f"{count} rows have the content of another version of their key."
+    return [Finding("version_twice", request.partition, told, count)] if count else []
+
+
 def _broken_checks(rows: Sequence[Row], request: InspectRequest) -> list[Finding]:
     """Ask the checks of the staging, which are the only ones that speak SQL here."""
     spec = request.spec
     if not spec.checks or not rows:
         return []
-    dicts = [dict(zip(spec.column_names, row, strict=True)) for row in rows]
+    dicts = [dict(zip(spec.column_names, row, strict=False)) for row in rows]
     batch = pa.RecordBatch.from_pylist(dicts, schema=arrow_schema(spec.columns))
     broken = Counter(name for _, name in RowChecks(spec).violations(batch))
     return [
@@ -231,6 +250,10 @@ def _against_ledger(rows: Sequence[Row], state: TableState, request: InspectRequ
 
 
 def _check_fit(spec: TableSpec, there: TableSpec) -> None:
+    if there.version_column is not None and there.version_column != spec.version_column:
+        raise ConfigurationError(
+            f"Table {spec.name!r} has a column {there.version_column!r}, the number of a version, that is not declared."
+        )
     for name, column in there.by_name.items():
         wanted = spec.by_name.get(name)
         if wanted is None:
@@ -244,11 +267,23 @@ def _check_fit(spec: TableSpec, there: TableSpec) -> None:
         raise ConfigurationError(f"Table {spec.name!r} lacks the column {missing[0]!r}, which takes no NULL.")
 
 
-def _relaid(state: TableState, spec: TableSpec) -> dict[int, Row]:
-    places = [state.spec.column_names.index(name) if name in state.spec.by_name else None for name in spec.column_names]
-    return {
-        number: tuple([None if place is None else row[place] for place in places]) for number, row in state.rows.items()
-    }
+def _with_columns_of(spec: TableSpec, state: TableState) -> dict[int, Row]:
+    """Return the rows with the columns of ``spec``, numbered if it is the first to ask for versions."""
+    lay = _relaying(state.spec, spec.columns if state.spec.mode == "upsert" else spec.stored_columns)
+    rows = {number: lay(row) for number, row in state.rows.items()}
+    return rows if spec.mode == state.spec.mode else numbered(rows, spec)
+
+
+def _removed_with_columns_of(spec: TableSpec, state: TableState) -> tuple[RemovedRow, ...]:
+    lay = _relaying(state.spec, spec.stored_columns)
+    return tuple(replace(one, row=lay(one.row)) for one in state.removed)
+
+
+def _relaying(old: TableSpec, columns: Sequence[Column]) -> Callable[[Row], Row]:
+    """Return what lays a row of ``old`` out with other columns, with NULL in those that it lacks."""
+    there = [column.name for column in old.stored_columns]
+    places = [there.index(column.name) if column.name in there else None for column in columns]
+    return lambda row: tuple([None if place is None else row[place] for place in places])
 
 
 def not_installed(table: str) -> NotInstalledError:

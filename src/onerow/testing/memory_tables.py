@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from onerow.core.partitions import encode_partition
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from onerow.core.plans import MergeCounts
@@ -29,13 +30,45 @@ class ConflictError(Exception):
     """The transaction lost against one that committed first; nothing of it was kept."""
 
 
+class LinkLostError(Exception):
+    """The connection broke: what was sent may arrive later, or never; for ``deliver`` and ``switch``."""
+
+
+def stay(point: str) -> None:
+    """Let nobody else run: the switch outside the simulation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the columns of a spec stand in a row."""
+    """Where the columns of a spec stand in a row.
+
+    Attributes:
+        width: how many columns are declared; they come first.
+        versions: whether one more follows, the number of the version.
+    """
 
     identity: tuple[int, ...]
     comparison: tuple[int, ...]
     partition: int | None
+    width: int
+    versions: bool
+
+    def row_key(self, row: Row) -> Key:
+        """Return what no two rows share: the key, and in versions mode its version."""
+        return (*self.key(row), row[self.width]) if self.versions else self.key(row)
+
+    def staged_key(self, row: Row) -> Key:
+        """Return what staged rows are gathered by: of a key the newest counts, in versions mode each content."""
+        return self.content(row) if self.versions else self.key(row)
+
+    def content(self, row: Row) -> Key:
+        """Return all declared columns, NULL equal to NULL and NaN to NaN."""
+        return tuple([comparable(value) for value in row[: self.width]])
+
+    def version_of(self, row: Row) -> int:
+        """Return the number of a version; 0 where somebody has given none."""
+        version: int | None = row[self.width]
+        return version or 0
 
     def key(self, row: Row) -> Key:
         """Return what identifies the row: partition and business key."""
@@ -63,6 +96,8 @@ def layout_of(spec: TableSpec) -> Layout:
         identity=tuple(places[name] for name in spec.identity),
         comparison=tuple(places[name] for name in spec.comparison),
         partition=None if spec.partition is None else places[spec.partition],
+        width=len(spec.columns),
+        versions=spec.mode == "versions",
     )
     if len(_LAYOUTS) >= 1_000:
         _LAYOUTS.clear()
@@ -80,6 +115,17 @@ def comparable(value: Any) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovedRow:
+    """A row that was moved aside, by which run, when, why, and the batch it came from if that can be told."""
+
+    row: Row
+    run: str
+    removed_at: dt.datetime
+    reason: str
+    batch: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TableState:
     """One committed state of a table and its control rows. Immutable: a commit makes a new one.
 
@@ -88,6 +134,7 @@ class TableState:
         changed: the commit that last changed a row, for rows that were ever changed.
         guards: how often each guard row was changed, and by which commit last.
         fences: fence rows as they were appended: partition and token.
+        removed: rows that were moved aside.
     """
 
     spec: TableSpec
@@ -100,6 +147,7 @@ class TableState:
     fences: tuple[tuple[str | None, int], ...] = ()
     ledger: tuple[LedgerEntry, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
+    removed: tuple[RemovedRow, ...] = ()
 
     def fence(self, partition: str | None) -> int:
         """Return the highest token that has committed for ``partition``, 0 if none has."""
@@ -109,6 +157,15 @@ class TableState:
         """Return what the ledger names."""
         return {(entry.part_id, entry.partition) for entry in self.ledger}
 
+    def explained(self, partition: str | None) -> int:
+        """Return how many rows of ``partition`` were inserted, as the history says."""
+        return sum(entry.rows_inserted for entry in self.history if entry.partition == partition)
+
+    def only_batch(self, partition: str | None) -> str | None:
+        """Return the one batch that the ledger names for ``partition``; None if it names several or none."""
+        batches = {entry.batch for entry in self.ledger if entry.partition == partition}
+        return batches.pop() if len(batches) == 1 else None
+
 
 @dataclass(slots=True)
 class Transaction:
@@ -117,6 +174,7 @@ class Transaction:
     Attributes:
         before: the snapshot, taken when it began.
         guards: the guard rows it changes.
+        set_aside: rows it moves aside; ``taken_back``: rows it takes from there.
         interrupted: somebody asked it to stop at once.
         unchecked: it was written by somebody who does not use onerow.
     """
@@ -130,6 +188,8 @@ class Transaction:
     fences: list[tuple[str | None, int]] = field(default_factory=list)
     ledger: list[LedgerEntry] = field(default_factory=list)
     history: list[HistoryEntry] = field(default_factory=list)
+    set_aside: list[RemovedRow] = field(default_factory=list)
+    taken_back: list[RemovedRow] = field(default_factory=list)
     counts: dict[str | None, MergeCounts] = field(default_factory=dict)
     interrupted: bool = False
     unchecked: bool = False
@@ -205,12 +265,16 @@ def _applied(now: TableState, transaction: Transaction) -> TableState:
         fences=(*now.fences, *transaction.fences),
         ledger=(*now.ledger, *transaction.ledger),
         history=(*now.history, *transaction.history),
+        removed=(
+            *(one for one in now.removed if not any(one is other for other in transaction.taken_back)),
+            *transaction.set_aside,
+        ),
     )
 
 
 @dataclass(slots=True)
 class Candidate:
-    """What is staged for one key: the newest row, how many rows are identical to it, how many older."""
+    """What is staged for one key, or one content: the newest row, how many rows are identical to it, how many older."""
 
     row: Row
     same: int = 1
@@ -219,7 +283,7 @@ class Candidate:
 
 def put_candidate(candidates: dict[Key, Candidate], row: Row, layout: Layout) -> None:
     """Take one more staged row into account."""
-    key = layout.key(row)
+    key = layout.staged_key(row)
     candidate = candidates.get(key)
     if candidate is None:
         candidates[key] = Candidate(row)
@@ -232,15 +296,15 @@ def put_candidate(candidates: dict[Key, Candidate], row: Row, layout: Layout) ->
 
 
 def duplicates_in(rows: Sequence[Row], layout: Layout) -> dict[Key, int]:
-    """Return the keys that have several rows, with their number of rows."""
+    """Return the keys that have several rows, with their number of rows; in versions mode, keys with their version."""
     seen: dict[Key, int] = {}
     for row in rows:
-        key = layout.key(row)
+        key = layout.row_key(row)
         seen[key] = seen.get(key, 0) + 1
     return {key: count for key, count in seen.items() if count > 1}
 
 
 def key_text(spec: TableSpec, key: Key) -> str:
-    """Return a key as people read it."""
-    pairs = zip(spec.identity, key, strict=True)
+    """Return a key as people read it, with its version if it has one."""
+    pairs = zip(spec.row_identity, key, strict=False)
     return ", ".join(f"{name}={'NULL' if value is None else value}" for name, value in pairs)

@@ -17,8 +17,8 @@ from onerow.testing.checker import Checker, Violation
 from onerow.testing.faults import MAX_LATENCY_US, SECOND, FaultPlan, Faults, draw_plan
 from onerow.testing.memory_locks import MemoryLocks, StoreClock
 from onerow.testing.memory_parts import MemoryParts
-from onerow.testing.memory_tables import ConflictError, MemoryDatabase, Transaction
-from onerow.testing.memory_warehouse import LinkLostError, MemoryWarehouse
+from onerow.testing.memory_tables import ConflictError, LinkLostError, MemoryDatabase, Transaction
+from onerow.testing.memory_warehouse import MemoryWarehouse
 from onerow.testing.processes import SimulatedLocks, SimulatedParts, SimulatedWarehouse
 from onerow.testing.scenario import SPEC, Job, Scenario, Staging, draw_scenario
 from onerow.testing.scheduler import (

@@ -49,6 +49,11 @@ def show(printer: Printer, result: ConsolidationResult, elapsed_s: float) -> Non
         return
     printer.line(verdict(result, elapsed_s), "bold green" if result.success else "bold red")
     failed = [partition for partition in result.partitions if partition.status not in _DONE]
+    moved = sum(partition.duplicates_removed for partition in result.partitions)
+    if moved:
+        printer.line(
+            f"repaired: {count(moved, 'row')} of keys that stood more than once moved aside, run {result.consolidation}"
+        )
     if len(result.partitions) > 1:
         rest = [partition for partition in result.partitions if partition.status in _DONE]
         _table(printer, [*failed, *rest])

@@ -31,8 +31,10 @@ COMMANDS: Final[dict[str, str]] = {
     "batches": "Look at batches, or give one up.",
     "locks": "Look at locks, or take one away from a holder that hangs.",
     "check": "Look for duplicates and other findings in tables.",
+    "dedupe": "Repair keys that stand more than once, or bring a removed row back.",
     "history": "Show what was committed, newest first.",
     "gc": "Remove the data of parts that were merged long ago.",
+    "chaos": "Torture the configured backends on a scratch table, and check.",
     "doctor": "Tell what is configured, reachable and allowed.",
 }
 """The commands with their short help; each stands in the module of its name in ``commands``."""

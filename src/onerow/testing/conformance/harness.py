@@ -17,6 +17,7 @@ from onerow.core.spec import Column, TableSpec
 from onerow.core.types import ColumnType
 from onerow.errors import LeaseLostError
 from onerow.services.stager import Stager
+from onerow.testing.conformance.asking import raises
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +55,9 @@ SPEC = TableSpec(
     columns=COLUMNS,
     id_column="id",
 )
+
+VERSIONS = replace(SPEC, mode="versions", version_column="version")
+"""``SPEC`` with every content of a key kept."""
 
 
 def a_row(**values: Any) -> Row:
@@ -105,6 +109,10 @@ class PartStoreHarness(ABC):
         """Let the part's manifest be unreadable."""
 
     @abstractmethod
+    def damage_quarantine(self, table: str, quarantine_id: str) -> None:
+        """Let the rows of an entry be something else than what was put aside."""
+
+    @abstractmethod
     def age(self, parts: Sequence[PartManifest], seconds: float) -> None:
         """Let retired parts, and what crashed writers have left, be older by ``seconds``."""
 
@@ -114,9 +122,19 @@ class PartStoreHarness(ABC):
 
 
 class WarehouseHarness(ABC):
-    """Joins the suites to a warehouse and the part store that it reads from. Begins with nothing installed."""
+    """Joins the suites to a warehouse and the part store that it reads from. Begins with nothing installed.
+
+    Attributes:
+        parameter: how a statement of the engine names the first of its parameters.
+        has_own_clock: whether the engine's time is not that of this machine.
+        second_row_raises: what the engine raises at a second row of a key, where it holds the key itself; None: it
+            takes it.
+    """
 
     spec: TableSpec = SPEC
+    parameter: str = "?"
+    has_own_clock: bool = False
+    second_row_raises: type[Exception] | None = None
 
     @property
     @abstractmethod
@@ -129,7 +147,10 @@ class WarehouseHarness(ABC):
 
     @abstractmethod
     def table_rows(self, spec: TableSpec) -> list[Row]:
-        """Return all rows of the target with the columns of ``spec``, in any order."""
+        """Return all rows of the target with the stored columns of ``spec``, in any order.
+
+        These are the declared columns and, in versions mode, the version.
+        """
 
     @abstractmethod
     def related_rows(self, spec: TableSpec, suffix: str) -> list[Row]:
@@ -140,7 +161,7 @@ class WarehouseHarness(ABC):
 
     @abstractmethod
     def foreign_insert(self, spec: TableSpec, rows: Sequence[Row]) -> None:
-        """Insert rows the way somebody does who does not use onerow."""
+        """Insert rows, all or none, as somebody does who does not use onerow; in versions mode they have a version."""
 
     @abstractmethod
     def foreign_delete_all(self, spec: TableSpec) -> None:
@@ -151,12 +172,24 @@ class WarehouseHarness(ABC):
         """Put one more fence row beside those that are there, as an interrupted repair by hand would."""
 
     @abstractmethod
+    def forget_ledger(self, spec: TableSpec) -> None:
+        """Remove all entries of a table from the ledger, as somebody does who prunes it; the history stays."""
+
+    @abstractmethod
     def lose_data(self, part: PartManifest) -> None:
         """Let a part's data vanish."""
 
     @abstractmethod
     def damage_data(self, part: PartManifest) -> None:
         """Let a part's data be something else than its manifest promises."""
+
+    @abstractmethod
+    def snapshot(self) -> object:
+        """Return a backup of the whole warehouse, its control tables included; the part store is not part of it."""
+
+    @abstractmethod
+    def go_back(self, moment: object) -> None:
+        """Restore a backup that ``snapshot`` has made."""
 
     @abstractmethod
     def close(self) -> None:
@@ -237,6 +270,23 @@ class WarehouseHarness(ABC):
         """Plan and apply what waits of a batch."""
         return self.apply(self.plan(batch, **plan))
 
+    def plant_duplicates(self, rows: Sequence[Row], *, spec: TableSpec | None = None) -> bool:
+        """Insert rows of which some share a key, as somebody would who does not use onerow.
+
+        Returns:
+            Whether they are there. An engine that holds the key has refused them, all of them, and a check that is
+            about duplicates has seen what there is to see.
+        """
+        spec = spec or self.spec
+        if self.second_row_raises is None:
+            self.foreign_insert(spec, rows)
+            return True
+        before = sorted_rows(self.table_rows(spec))
+        with raises(self.second_row_raises):
+            self.foreign_insert(spec, rows)
+        assert sorted_rows(self.table_rows(spec)) == before
+        return False
+
     def keys_with_several_rows(self, spec: TableSpec | None = None) -> list[tuple[Any, ...]]:
         """Return what breaks I1 in the table, without the warehouse."""
         spec = spec or self.spec
@@ -254,7 +304,7 @@ def counted(outcome: Outcome, partition: str | None = DAY.isoformat()) -> tuple[
 
 def sorted_rows(rows: Sequence[Row]) -> list[Row]:
     """Return rows in an order of their own, for comparison."""
-    return sorted(rows, key=lambda row: repr(sorted(row.items())))
+    return sorted(rows, key=lambda row: [(name, value is None, str(value)) for name, value in sorted(row.items())])
 
 
 def assert_table(harness: WarehouseHarness, expected: Sequence[Row]) -> None:

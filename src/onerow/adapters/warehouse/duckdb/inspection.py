@@ -56,6 +56,11 @@ def inspect(
             found = rows(connection, statement("list_duplicates"), request.limit)
             duplicates = [_duplicate(spec, values) for values in found]
         findings = []
+        if spec.mode == "versions":
+            (repeated,) = row(connection, statement("repeated_contents"))
+            if repeated:
+                said = f"{repeated} rows have the content of another version of their key."
+                findings.append(Finding("version_twice", request.partition, said, repeated))
         for name, text in spec.checks:
             condition = sql.exp.paren(sqlglot.parse_one(text, dialect=sql.DIALECT))
             (broken,) = row(connection, statement("broken_check", condition=condition))
@@ -101,7 +106,7 @@ def _pieces(request: InspectRequest, target_types: Mapping[str, str]) -> dict[st
             touched = sql.exp.GTE(
                 this=partition.copy(), expression=sql.literal(decode_partition(request.since, kind), kind)
             )
-    names = [name for name in spec.column_names if name in target_types]
+    names = [column.name for column in spec.stored_columns if column.name in target_types]
     ids = (
         sql.exp.func("list", sql.cast(sql.column(spec.id_column), "VARCHAR"), dialect=sql.DIALECT)
         if spec.id_column is not None
@@ -111,8 +116,10 @@ def _pieces(request: InspectRequest, target_types: Mapping[str, str]) -> dict[st
         "partition": partition,
         "touched_partitions": touched,
         "target_columns": list(sql.columns(names)),
-        "key_hash": sql.hash_of(spec.identity),
-        "identity": sql.columns(spec.identity),
+        "key_hash": sql.hash_of(spec.row_identity),
+        "identity": sql.columns(spec.row_identity),
+        "content_hash": sql.hash_of(spec.column_names),
+        "columns": sql.columns(spec.column_names),
         "business_key": sql.columns([name for name in spec.key if name != spec.partition]),
         "ids": ids,
     }
@@ -122,7 +129,7 @@ def _duplicate(spec: TableSpec, values: tuple[object, ...]) -> DuplicateKey:
     *identity, count, ids = values
     key = {
         name: None if value is None else _text(value)
-        for name, value in zip(spec.identity, identity, strict=True)
+        for name, value in zip(spec.row_identity, identity, strict=True)
     }
     partition = key.get(spec.partition) if spec.partition is not None else None
     names = tuple(str(value) for value in ids[:MAX_IDS]) if isinstance(ids, list) else ()

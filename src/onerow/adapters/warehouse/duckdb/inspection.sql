@@ -34,3 +34,11 @@ select count(*) from (
 
 -- name: broken_check
 select count(*) from touched where not $condition;
+
+-- name: repeated_contents
+-- Rows that agree with another one in every declared column, beyond one of each.
+select coalesce(sum(__onerow_rows - 1), 0)::bigint from (
+    select count(*) as __onerow_rows from touched
+    where $content_hash in (select $content_hash from touched group by $content_hash having count(*) > 1)
+    group by $columns having count(*) > 1
+) as repeated;

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import duckdb
 
-from onerow.adapters.warehouse.duckdb import sql
+from onerow.adapters.warehouse.duckdb import companions, numbering, removed, sql
 from onerow.adapters.warehouse.duckdb.database import map_error, row, rows
 from onerow.errors import ConfigurationError, LockStoreMismatchError, NotInstalledError
 
@@ -41,10 +41,13 @@ class Layout:
         own_guards: each target has its guard and its fences in control tables of its own, since two
             transactions that change one table conflict, whichever rows they change.
         partitioned: targets that are created are partitioned by their partition column.
+        required_later: a column that is added to rows can be made NOT NULL in the same transaction; where it cannot,
+            the verification alone refuses rows without a version in an adopted table.
     """
 
     own_guards: bool = False
     partitioned: bool = False
+    required_later: bool = True
 
 
 class Control(Mapping[str, str]):
@@ -116,13 +119,14 @@ def target_types(connection: duckdb.DuckDBPyConnection, spec: TableSpec) -> dict
     except duckdb.Error as error:
         raise map_error(error, f"the table {'.'.join(spec.target)} cannot be described") from error
     types = {name: str(data_type) for name, data_type, *_ in described or []}
-    extra = [name for name in types if name not in spec.by_name]
+    declared = [column.name for column in spec.stored_columns]
+    extra = [name for name in types if name not in declared]
     if extra:
         raise ConfigurationError(
             f"The table {'.'.join(spec.target)} has the column {extra[0]!r}, which is not declared.",
             hint="Declare it: a row is replaced whole, so the values of a column that nobody declares would be lost.",
         )
-    missing = [name for name in spec.column_names if name not in types]
+    missing = [name for name in declared if name not in types]
     if missing:
         raise NotInstalledError(
             f"The table {'.'.join(spec.target)} lacks the column {missing[0]!r}.",
@@ -141,7 +145,7 @@ def install(
     adopt_locks: bool,
     layout: Layout = Layout(),
 ) -> list[str]:
-    """Create control tables, targets, missing columns and guard rows; see ``Warehouse.install``."""
+    """Create control tables, targets, missing columns, views and guard rows; see ``Warehouse.install``."""
     made: list[str] = []
     present = {name for (name,) in rows(connection, control["read_control_tables"], sql.DATABASE, control_schema)}
     connection.execute(control["create_schema"])
@@ -155,6 +159,8 @@ def install(
             connection, control["read_target_columns"], sql.DATABASE, schema_of(spec), spec.target[-1]
         )
         made += _install_target(connection, spec, found, layout)
+        made += removed.install_removed(connection, control, spec)
+        made += companions.install_views(connection, spec, schema_of(spec), target_types(connection, spec))
         own = control.of(spec.name)
         for name in OF_A_TABLE if layout.own_guards else ():
             if own.real_name(name) not in present:
@@ -189,7 +195,7 @@ def _install_target(
             namespace = sql.table(sql.DATABASE, schema_of(spec)).sql(sql.DIALECT)
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {namespace}")
         schema = sql.exp.Schema(
-            this=target_table(spec), expressions=[_definition(spec, column) for column in spec.columns]
+            this=target_table(spec), expressions=[_definition(spec, column) for column in spec.stored_columns]
         )
         connection.execute(sql.exp.Create(this=schema, kind="TABLE").sql(sql.DIALECT))
         if layout.partitioned and spec.partition is not None:
@@ -210,6 +216,11 @@ def _install_target(
             definition = _definition(spec, column, nullable=True).sql(sql.DIALECT)
             connection.execute(f"ALTER TABLE {target_table(spec).sql(sql.DIALECT)} ADD COLUMN {definition}")
             made.append(f"column {name}.{column.name}")
+    if spec.version_column is not None and spec.version_column not in there:
+        numbering.number_rows(
+            connection, spec, target_table(spec), spec.version_column, required=layout.required_later
+        )
+        made.append(f"column {name}.{spec.version_column}, in which the rows that are there are numbered")
     return made
 
 
@@ -217,7 +228,7 @@ def misfits(spec: TableSpec, found: Sequence[tuple[str, str, bool]]) -> list[str
     """Return why an existing table cannot be used as declared, as sentences."""
     problems = []
     types = {name: data_type for name, data_type, _ in found}
-    for column in spec.columns:
+    for column in spec.stored_columns:
         actual = types.get(column.name)
         declared = sql.duckdb_type(column.type)
         if actual is None:
@@ -231,7 +242,7 @@ def misfits(spec: TableSpec, found: Sequence[tuple[str, str, bool]]) -> list[str
     problems += [
         f"Column {name!r} is there but not declared; a row is replaced whole, so its values would be lost."
         for name in types
-        if name not in spec.by_name
+        if name not in {column.name for column in spec.stored_columns}
     ]
     return problems
 
@@ -241,7 +252,7 @@ def _check_names(spec: TableSpec) -> None:
         raise ConfigurationError(
             f"Table {spec.name!r}: a target in a DuckDB file is table or schema.table, not {'.'.join(spec.target)!r}."
         )
-    for column in spec.columns:
+    for column in spec.stored_columns:
         if column.name.casefold() == "rowid" or column.name.casefold().startswith("__onerow"):
             raise ConfigurationError(
                 f"Table {spec.name!r}: a column cannot be called {column.name!r} in DuckDB; rename it."
@@ -288,7 +299,10 @@ def probe(
         elif len(guards) != 1:
             facts.append((f"table {spec.name}", False, f"{len(guards)} guard rows instead of one; run `onerow init`"))
         else:
-            lacking = [name for name in spec.column_names if name not in {column for column, _, _ in found}]
-            said = f"lacks {', '.join(lacking)}; run `onerow init`" if lacking else f"fits ({guards[0][1]})"
-            facts.append((f"table {spec.name}", not lacking, said))
+            types = {column: data_type for column, data_type, _ in found}
+            lacking = [column.name for column in spec.stored_columns if column.name not in types]
+            wrong = [f"lacks {', '.join(lacking)}; run `onerow init`"] if lacking else []
+            wrong = wrong or companions.problems(connection, spec, schema_of(spec), types)
+            wrong += removed.problems(connection, control, spec)
+            facts.append((f"table {spec.name}", not wrong, "; ".join(wrong) or f"fits ({guards[0][1]})"))
     return facts

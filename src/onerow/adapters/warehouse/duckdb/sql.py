@@ -152,6 +152,13 @@ def newest_first(names: Sequence[str]) -> exp.Order:
     )
 
 
+def oldest_first(names: Sequence[str]) -> exp.Order:
+    """Return an ORDER BY that puts the oldest row first."""
+    return exp.Order(
+        expressions=[exp.Ordered(this=column(name), desc=False, nulls_first=True) for name in names]
+    )
+
+
 def in_partitions(
     spec: TableSpec, values: Sequence[PartitionValue], *, on: str | None = None
 ) -> Node:

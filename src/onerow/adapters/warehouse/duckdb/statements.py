@@ -1,4 +1,4 @@
-"""The statements of ``merge.sql`` for a table and its partitions, rendered once and kept."""
+"""The statements of ``merge.sql`` and ``versions.sql`` for a table and its partitions, rendered once and kept."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from sqlglot import exp
 
     from onerow.core.partitions import PartitionValue
-    from onerow.core.spec import TableSpec
+    from onerow.core.spec import Column, TableSpec
 
 
 @dataclass(frozen=True)
 class Statements:
-    """The statements of ``merge.sql`` for one plan; rendered once for a table and kept."""
+    """The statements of a table's write mode for one plan; rendered once for a table and kept."""
 
     spec: TableSpec
     values: tuple[PartitionValue, ...]
@@ -50,9 +50,14 @@ def _statement(
         on = "target" if name == "delete_replaced" else None
         pieces["touched_partitions"] = sql.in_partitions(spec, values, on=on)
         types = dict(target_types)
-        pieces["target_columns"] = [_target_column(spec, column, types) for column in spec.column_names]
+        pieces["target_columns"] = [target_column(column, types) for column in spec.stored_columns]
     tables = {"target": target_table(spec)}
-    return sql.render(sql.templates("merge.sql")[name], tables=tables, pieces=pieces)
+    return sql.render(_templates(spec)[name], tables=tables, pieces=pieces)
+
+
+def _templates(spec: TableSpec) -> Mapping[str, sql.Node]:
+    merge = sql.templates("merge.sql")
+    return merge if spec.mode == "upsert" else {**merge, **sql.templates("versions.sql")}
 
 
 @lru_cache(_KEPT_STATEMENTS)
@@ -75,7 +80,7 @@ def stage_statement(
         raise WarehouseError("A plan without parts cannot be prepared.")
     pieces = _pieces(spec, seed)
     pieces["source"] = query.subquery("parts")
-    return sql.render(sql.templates("merge.sql")["stage_sorted" if several else "stage"], tables={}, pieces=pieces)
+    return sql.render(_templates(spec)["stage_sorted" if several else "stage"], tables={}, pieces=pieces)
 
 
 def _pieces(spec: TableSpec, seed: int) -> dict[str, sql.Piece]:
@@ -86,7 +91,7 @@ def _pieces(spec: TableSpec, seed: int) -> dict[str, sql.Piece]:
 @lru_cache
 def _pieces_of_table(spec: TableSpec, seed: int) -> Mapping[str, sql.Piece]:
     order = spec.comparison[: len(set(spec.order_by))]
-    return {
+    pieces: dict[str, sql.Piece] = {
         "partition": _partition(spec),
         "sorting": sql.column(spec.partition or spec.key[0]),
         "staged_partition": _partition(spec, "s"),
@@ -101,17 +106,30 @@ def _pieces_of_table(spec: TableSpec, seed: int) -> Mapping[str, sql.Piece]:
         "compare_all": sql.compare(spec.comparison, "s", "t"),
         "same_key": sql.same_key(spec.identity, "s", "t"),
     }
+    return pieces if spec.version_column is None else {**pieces, **_pieces_of_versions(spec, spec.version_column, seed)}
 
 
-def _target_column(spec: TableSpec, name: str, types: Mapping[str, str]) -> sql.Node:
+def _pieces_of_versions(spec: TableSpec, version_column: str, seed: int) -> Mapping[str, sql.Piece]:
+    return {
+        "version": sql.column(version_column),
+        "row_identity": sql.columns(spec.row_identity),
+        "row_hash": sql.hash_of(spec.row_identity, seed=seed),
+        "content_hash": sql.hash_of(spec.column_names, seed=seed),
+        "same_content": sql.same_key(spec.column_names, "s", "t"),
+        "oldest_first": list(sql.oldest_first(spec.comparison).expressions),
+        "stored_columns": sql.columns([column.name for column in spec.stored_columns]),
+    }
+
+
+def target_column(column: Column, types: Mapping[str, str]) -> sql.Node:
     """Return the target's column in the declared type; adopted tables may differ harmlessly."""
-    declared = sql.duckdb_type(spec.by_name[name].type)
-    actual = types.get(name, declared)
-    node: sql.Node = sql.column(name)
+    declared = sql.duckdb_type(column.type)
+    actual = types.get(column.name, declared)
+    node: sql.Node = sql.column(column.name)
     if actual == declared:
         return node
     node = sql.from_utc(node) if actual == "TIMESTAMP WITH TIME ZONE" else sql.cast(node, declared)
-    return sql.exp.alias_(node, name, quoted=True)
+    return sql.exp.alias_(node, column.name, quoted=True)
 
 
 def _partition(spec: TableSpec, table: str | None = None) -> sql.Node:

@@ -202,8 +202,8 @@ class Lake(Database):
     def _learn_folders(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Read where the tables' files are. Never inside a transaction: it would then have two in the catalog."""
         found = connection.execute(
-            "select lower(s.schema_name), lower(t.table_name), s.path, t.path "
-            f"from {METADATA}.ducklake_schema s left join {METADATA}.ducklake_table t "  # noqa: S608 -- the names are ours
+            "select lower(s.schema_name), lower(t.table_name), s.path, t.path "  # noqa: S608 -- the names are ours
+            f"from {METADATA}.ducklake_schema s left join {METADATA}.ducklake_table t "
             "on t.schema_id = s.schema_id and t.end_snapshot is null where s.end_snapshot is null"
         ).fetchall()
         root = Path(self.data_path)
@@ -224,7 +224,7 @@ class Lake(Database):
         if time.monotonic() - self._local.used_s < IDLE_S:
             return True
         try:
-            connection.execute(f"select max(snapshot_id) from {METADATA}.ducklake_snapshot").fetchall()
+            connection.execute(f"select max(snapshot_id) from {METADATA}.ducklake_snapshot").fetchall()  # noqa: S608 -- the name is ours
         except duckdb.Error:
             return False
         return True
