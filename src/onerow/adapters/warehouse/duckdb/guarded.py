@@ -173,7 +173,7 @@ class Interventions:
         """Commit, and believe only what the history says: the engine accepts the COMMIT of an aborted transaction."""
         failure: OnerowError | None = None
         try:
-            connection.execute("commit")
+            self._database.commit(connection, work.spec)
         except duckdb.Error as error:
             failure = self._mapped(error, "the commit failed")
             rollback(connection)
@@ -215,7 +215,7 @@ class Interventions:
                 try:
                     steps.change_guard(connection, self._control.of(work.spec.name), work.spec.name, None)
                     kept = self._is_kept(connection, work)
-                    connection.execute("commit")
+                    self._database.commit(connection)
                 except BaseException:
                     rollback(connection)
                     raise
