@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
     from onerow.ports.warehouse import InspectRequest, Prepared, TableCheck
+
+logger = logging.getLogger("onerow")
 
 BUSY_TIMEOUT_S: Final = 30.0
 TEMPORARY: Final = ("staged", "losers", "met", "broken_ties", "held", "latest", "stored")
@@ -389,9 +392,15 @@ class DuckDBWarehouse(EmbeddedWarehouse):
 
 
 def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
-    """Roll back if there is something to: an aborted COMMIT may have ended the transaction already."""
+    """Roll back if there is something to: an aborted COMMIT may have ended the transaction already.
+
+    Where the transaction lives in a server that is out of reach, it ends there by itself; what is told is what had
+    failed before, not this.
+    """
     try:
         connection.execute("rollback")
     except duckdb.TransactionException as error:
         if "no transaction is active" not in str(error):
             raise
+    except duckdb.Error as error:
+        logger.warning("onerow.rollback_failed", extra={"facts": {"error": type(error).__name__}})
