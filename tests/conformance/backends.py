@@ -23,6 +23,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conformance.postgresql import PostgresHarness, PostgresPartsHarness, UnenforcedPostgresHarness
 from onerow.adapters.clock import SystemClock, SystemIds
 from onerow.adapters.locks.postgresql import PostgresLocks
 from onerow.adapters.locks.sqlite import SqliteLocks
@@ -177,7 +178,7 @@ def flip_a_byte(path, *, at=None):
     path.write_bytes(bytes(data))
 
 
-PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness}
+PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness, "postgresql": PostgresPartsHarness}
 
 
 # --- warehouses ----------------------------------------------------------------------------
@@ -549,4 +550,6 @@ WAREHOUSES = {
     "duckdb": DuckDBHarness,
     "ducklake-sqlite": DuckLakeSqliteHarness,
     "ducklake-postgresql": DuckLakePostgresHarness,
+    "postgresql": PostgresHarness,
+    "postgresql-unenforced": UnenforcedPostgresHarness,
 }

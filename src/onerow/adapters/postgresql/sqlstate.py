@@ -55,7 +55,7 @@ _BY_CLASS: Final[dict[str, Failure]] = {
     "40": "conflict",
     "53": "full",
 }
-_HINTS: Final[dict[Failure, str]] = {
+HINTS: Final[dict[Failure, str]] = {
     "lost": "Nothing of this transaction was committed unless it is said so. It is safe to run it again.",
     "denied": "Grant what is missing; `onerow doctor` lists the grants that each role needs.",
     "missing": "Run `onerow init` to create what is missing.",
@@ -69,9 +69,15 @@ Kind = TypeVar("Kind", bound=OnerowError)
 
 def classify(error: psycopg.Error) -> Failure:
     """Return what an error stands for. Without a code it came from the client side: the connection is lost."""
-    code = error.sqlstate
-    if code is None:
+    if error.sqlstate is None:
         return "lost" if type(error).__name__ == "OperationalError" else "other"
+    return classify_code(error.sqlstate)
+
+
+def classify_code(code: str | None) -> Failure:
+    """Return what an SQLSTATE stands for; none at all comes from a connection that was lost."""
+    if code is None:
+        return "lost"
     return _BY_CODE.get(code) or _BY_CLASS.get(code[:2]) or "other"
 
 
@@ -93,4 +99,4 @@ def map_error(error: psycopg.Error, doing: str, *, kind: type[OnerowError] = War
     }
     chosen = closer.get(failure, kind) if kind is WarehouseError else kind
     code = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
-    return chosen(f"{doing}: {told(error)}{code}.", hint=_HINTS.get(failure, ""))
+    return chosen(f"{doing}: {told(error)}{code}.", hint=HINTS.get(failure, ""))

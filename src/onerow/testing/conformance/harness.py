@@ -17,6 +17,7 @@ from onerow.core.spec import Column, TableSpec
 from onerow.core.types import ColumnType
 from onerow.errors import LeaseLostError
 from onerow.services.stager import Stager
+from onerow.testing.conformance.asking import raises
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -120,6 +121,8 @@ class WarehouseHarness(ABC):
     """Joins the suites to a warehouse and the part store that it reads from. Begins with nothing installed."""
 
     spec: TableSpec = SPEC
+    second_row_raises: type[Exception] | None = None
+    """What the engine raises at a second row of a key, where it holds the key itself; None: it takes it."""
 
     @property
     @abstractmethod
@@ -146,7 +149,7 @@ class WarehouseHarness(ABC):
 
     @abstractmethod
     def foreign_insert(self, spec: TableSpec, rows: Sequence[Row]) -> None:
-        """Insert rows the way somebody does who does not use onerow; in versions mode they have a version."""
+        """Insert rows, all or none, as somebody does who does not use onerow; in versions mode they have a version."""
 
     @abstractmethod
     def foreign_delete_all(self, spec: TableSpec) -> None:
@@ -246,6 +249,23 @@ class WarehouseHarness(ABC):
     def merge(self, batch: str, **plan: Any) -> Outcome:
         """Plan and apply what waits of a batch."""
         return self.apply(self.plan(batch, **plan))
+
+    def plant_duplicates(self, rows: Sequence[Row], *, spec: TableSpec | None = None) -> bool:
+        """Insert rows of which some share a key, as somebody would who does not use onerow.
+
+        Returns:
+            Whether they are there. An engine that holds the key has refused them, all of them, and a check that is
+            about duplicates has seen what there is to see.
+        """
+        spec = spec or self.spec
+        if self.second_row_raises is None:
+            self.foreign_insert(spec, rows)
+            return True
+        before = sorted_rows(self.table_rows(spec))
+        with raises(self.second_row_raises):
+            self.foreign_insert(spec, rows)
+        assert sorted_rows(self.table_rows(spec)) == before
+        return False
 
     def keys_with_several_rows(self, spec: TableSpec | None = None) -> list[tuple[Any, ...]]:
         """Return what breaks I1 in the table, without the warehouse."""

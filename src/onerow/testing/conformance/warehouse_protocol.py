@@ -194,7 +194,8 @@ def an_unlocked_run_needs_no_lock_store(harness: WarehouseHarness) -> None:
     harness.warehouse().install([SPEC], lock_store="another", adopt_locks=True)
     assert isinstance(harness.merge("b1", token=None), Committed)
     assert isinstance(harness.merge("b1", run="run2", token=None), AlreadyMerged)
-    harness.foreign_insert(harness.spec, [a_row(player="doubled"), a_row(player="doubled")])
+    if not harness.plant_duplicates([a_row(player="doubled"), a_row(player="doubled")]):
+        return
     harness.stage("b2", "w1", [a_row(player="lebron")])
     assert isinstance(refused(harness.merge("b2", token=None), "failed").error, DuplicatesError)
 
@@ -207,7 +208,8 @@ def existing_duplicates_are_refused(harness: WarehouseHarness) -> None:
     """A table that breaks the rule already fails the merge, by name, and keeps nothing of it."""
     harness.installed()
     double = [a_row(player="doubled"), a_row(player="doubled", id="id-2", created_at=at(1))]
-    harness.foreign_insert(harness.spec, double)
+    if not harness.plant_duplicates(double):
+        return
     for number, player in enumerate(("doubled", "other")):  # the staged key, and a bystander
         harness.stage(f"b{number}", "w1", [a_row(player=player, created_at=at(5))])
         refusal = refused(harness.merge(f"b{number}", run=f"run{number}"), "failed")
@@ -224,7 +226,8 @@ def existing_duplicates_are_refused(harness: WarehouseHarness) -> None:
 def duplicates_of_null_keys_are_refused(harness: WarehouseHarness) -> None:
     """Two rows whose key is NULL are duplicates."""
     harness.installed()
-    harness.foreign_insert(harness.spec, [a_row(player=None), a_row(player=None, id="id-2")])
+    if not harness.plant_duplicates([a_row(player=None), a_row(player=None, id="id-2")]):
+        return
     harness.stage("b1", "w1", [a_row()])
     refusal = refused(harness.merge("b1"), "failed")
     assert isinstance(refusal.error, DuplicatesError)
@@ -234,7 +237,8 @@ def duplicates_of_null_keys_are_refused(harness: WarehouseHarness) -> None:
 def duplicates_elsewhere_do_not_matter(harness: WarehouseHarness) -> None:
     """Duplicates in a partition that the plan does not touch stop nobody."""
     harness.installed()
-    harness.foreign_insert(harness.spec, [a_row(game_date=NEXT_DAY), a_row(game_date=NEXT_DAY)])
+    if not harness.plant_duplicates([a_row(game_date=NEXT_DAY), a_row(game_date=NEXT_DAY)]):
+        return
     harness.stage("b1", "w1", [a_row()])
     assert counted(harness.merge("b1")) == (1, 1, 0, 0, 0)
 
@@ -245,7 +249,8 @@ def the_partition_at_fault_is_named(harness: WarehouseHarness) -> None:
     harness.installed()
     if harness.warehouse().capabilities.max_partitions < 2:
         return
-    harness.foreign_insert(harness.spec, [a_row(game_date=NEXT_DAY), a_row(game_date=NEXT_DAY)])
+    if not harness.plant_duplicates([a_row(game_date=NEXT_DAY), a_row(game_date=NEXT_DAY)]):
+        return
     harness.stage("b1", "w1", [a_row(), a_row(game_date=NEXT_DAY, player="lebron")])
     refusal = refused(harness.merge("b1"), "failed")
     assert refusal.partitions == (NEXT_DAY.isoformat(),)

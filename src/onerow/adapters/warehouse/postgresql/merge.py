@@ -1,0 +1,385 @@
+"""Running a plan in one transaction: stage, then guard, token, todo, merge, verify and record.
+
+The staged rows are read, checked and deduplicated into a temporary table before the guard is taken, so that the time
+from guard to commit, in which others wait, is the merge's and the verification's own. The temporary table ends with
+the transaction: nothing outlives it, so a pooler may sit between.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from onerow.adapters.postgresql.connection import row, rows, run
+from onerow.adapters.warehouse.postgresql.layout import check_rows, data_number, staging_table
+from onerow.adapters.warehouse.postgresql.statements import Statements, of_parts
+from onerow.adapters.warehouse.postgresql.target import describe, holds_key
+from onerow.core.partitions import decode_partition, encode_partition
+from onerow.core.plans import AlreadyMerged, MergeCounts, Refused
+from onerow.errors import (
+    DuplicatesError,
+    LockStoreMismatchError,
+    NotInstalledError,
+    OnerowError,
+    PartCorruptError,
+    StaleLeaseError,
+    VerificationError,
+    WarehouseError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onerow.adapters.postgresql.connection import Connection
+    from onerow.adapters.warehouse.postgresql import sql
+    from onerow.core.partitions import PartitionValue
+    from onerow.core.plans import MergePlan
+    from onerow.core.spec import TableSpec
+
+MAX_NAMED_KEYS = 10
+
+
+class RefusedError(Exception):
+    """Leaves the transaction with a refusal; never seen outside this folder."""
+
+    def __init__(self, refusal: Refused | AlreadyMerged) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal
+
+
+@dataclass
+class Tally:
+    """Counts of one partition while they are being made."""
+
+    staged: int
+    winners: int = 0
+    updated: int = 0
+    tied: int = 0
+    older: int = 0
+    beaten_unchanged: int = 0
+    beaten: int = 0
+
+    @property
+    def inserted(self) -> int:
+        """Winners that met no row of the target."""
+        return self.winners - self.updated - self.tied - self.older
+
+    def counts(self) -> MergeCounts:
+        """Return the counts by the definition of DESIGN section 7."""
+        return MergeCounts(
+            staged=self.staged,
+            inserted=self.inserted,
+            updated=self.updated,
+            unchanged=self.tied + self.beaten_unchanged,
+            superseded=self.older + self.beaten - self.beaten_unchanged,
+        )
+
+
+@dataclass
+class PreparedMerge:
+    """A plan whose rows stand, checked and deduplicated, in a temporary table of an open transaction."""
+
+    plan: MergePlan
+    connection: Connection
+    statements: Statements
+    tallies: dict[str | None, Tally]
+    beaten: bool
+    prepare_s: float
+    used: bool = field(default=False)
+
+
+def prepare(connection: Connection, plan: MergePlan, *, control_schema: str) -> PreparedMerge:
+    """Read the plan's parts into a temporary table, one row a key. The caller has begun the transaction.
+
+    Raises:
+        PartGoneError, PartCorruptError: the rows of a part are not there, or not as many as its manifest says.
+        psycopg.Error: the engine refused.
+    """
+    began_s = time.perf_counter()
+    spec = plan.spec
+    values = tuple(_value(spec, name) for name in plan.partitions if spec.partition is not None)
+    target = describe(connection, spec)
+    statements = Statements(spec, target, values)
+    source = staging_table(control_schema, spec.name)
+    parts = of_parts(spec, _groups(plan))
+    run(connection, statements.render("stage", source=source, parts=parts))
+    run(connection, statements["analyze"])
+    tallies = {task.partition: Tally(task.rows_staged) for task in plan.tasks}
+    found = {name_of(spec, value): count for value, count in rows(connection, statements["count_staged"])}
+    if found != {name: tally.staged for name, tally in tallies.items()}:
+        check_rows(connection, control_schema, plan.parts)
+        raise PartCorruptError(
+            f"The parts of batch {plan.batch!r} of table {spec.name!r} have their rows in other partitions than their "
+            "manifests say.",
+            hint="Nothing was merged. Have the workers stage their rows again.",
+        )
+    statements.patterns = [pattern for pattern, _ in rows(connection, statements["count_patterns"])]
+    for name, tally in tallies.items():
+        tally.winners = found[name]
+    (repeated,) = row(connection, statements["find_repeated"])
+    if repeated:
+        run(connection, statements["collect_losers"])
+        dropped = run(connection, statements["drop_losers"])
+        for value, losers in rows(connection, statements["count_losers"]):
+            tallies[name_of(spec, value)].winners -= losers
+            dropped -= losers
+        if dropped:
+            raise WarehouseError("The engine removed other rows of the batch than those it was told to.")
+    return PreparedMerge(plan, connection, statements, tallies, bool(repeated), time.perf_counter() - began_s)
+
+
+def _groups(plan: MergePlan) -> dict[tuple[PartitionValue, ...], list[int]]:
+    """Return the numbers of the plan's parts by the partitions that are read of them; () is all."""
+    spec = plan.spec
+    wanted: dict[str, list[str | None]] = {part.part_id: [] for part in plan.parts}
+    for task in plan.tasks:
+        for part_id in task.part_ids:
+            wanted[part_id].append(task.partition)
+    groups: dict[tuple[PartitionValue, ...], list[int]] = {}
+    for part in plan.parts:
+        names = wanted[part.part_id]
+        whole = spec.partition is None or len(names) == len(part.partitions)
+        values = () if whole else tuple(_value(spec, name) for name in names)
+        groups.setdefault(values, []).append(data_number(part))
+    return groups
+
+
+class Transaction:
+    """The steps of one plan, each a method. The caller has begun the transaction, and commits or rolls back."""
+
+    def __init__(self, prepared: PreparedMerge, *, control: Mapping[str, sql.Composed], control_schema: str) -> None:
+        self.connection = prepared.connection
+        self.prepared = prepared
+        self.plan = prepared.plan
+        self.control = control
+        self.control_schema = control_schema
+        self.statements = prepared.statements
+        self.merge_s = 0.0
+        self.verify_s = 0.0
+
+    def run(self) -> dict[str | None, MergeCounts]:
+        """Run all steps but the commit.
+
+        Raises:
+            RefusedError: a step refused.
+            psycopg.Error: the engine did.
+        """
+        self.guard()
+        self.token()
+        self.todo()
+        began_s = time.perf_counter()
+        self.merge()
+        merged_s = time.perf_counter()
+        counts = {name: tally.counts() for name, tally in self.prepared.tallies.items()}
+        self.verify(counts)
+        self.merge_s = merged_s - began_s + self.prepared.prepare_s
+        self.verify_s = time.perf_counter() - merged_s
+        self.record(counts)
+        return counts
+
+    def guard(self) -> None:
+        """Change the guard rows; a second transaction waits here for the first one's end, then sees what it did."""
+        plan = self.plan
+        partitions = [task.partition or "" for task in plan.tasks]
+        changed = run(self.connection, self.control["change_guards"], plan.spec.name, partitions)
+        run(self.connection, self.control["share_table"], self.control_schema, plan.spec.name)
+        found = rows(self.connection, self.control["read_table"], plan.spec.name)
+        if changed != len(partitions) or not found:
+            refuse(
+                NotInstalledError(
+                    f"The table {plan.spec.name!r} has {changed} guard rows for {len(partitions)} partitions.",
+                    hint="Run `onerow init`.",
+                )
+            )
+        lock_store = found[0][0]
+        if plan.lock_store is not None and lock_store != plan.lock_store:
+            refuse(
+                LockStoreMismatchError(
+                    f"The table {plan.spec.name!r} is used with the lock store {lock_store}, not with "
+                    f"{plan.lock_store}: two stores would be two locks.",
+                    hint="If the old one is really out of use, run `onerow init --adopt-locks`.",
+                )
+            )
+
+    def token(self) -> None:
+        """Compare with the fence and raise it."""
+        tokens = {task.partition or "": task.token for task in self.plan.tasks if task.token is not None}
+        if not tokens:
+            return
+        name, partitions = self.plan.spec.name, list(tokens)
+        for partition, fence in rows(self.connection, self.control["read_fences"], name, partitions):
+            if fence > tokens[partition]:
+                raise RefusedError(
+                    Refused(
+                        "stale",
+                        StaleLeaseError(
+                            f"A consolidation of {name}/{partition} with token {fence} has committed; this one has "
+                            f"token {tokens[partition]}.",
+                            fence=fence,
+                            hint="Its lease had passed to somebody else. Staging is kept; consolidate again.",
+                        ),
+                        fence=fence,
+                    )
+                )
+        run(self.connection, self.control["delete_fences"], name, partitions)
+        run(self.connection, self.control["insert_fences"], name, partitions, list(tokens.values()))
+
+    def todo(self) -> None:
+        """Refuse a plan of which the ledger names a part already."""
+        plan = self.plan
+        part_ids = [part.part_id for part in plan.parts]
+        found = set(
+            rows(self.connection, self.control["read_merged_parts"], plan.spec.name, plan.batch, part_ids)
+        )
+        planned = {(part_id, task.partition) for task in plan.tasks for part_id in task.part_ids}
+        done = planned & found
+        if done == planned:
+            raise RefusedError(AlreadyMerged())
+        if done:
+            raise RefusedError(
+                Refused(
+                    "outdated",
+                    WarehouseError(f"{len(done)} of the plan's parts were merged by somebody else meanwhile."),
+                )
+            )
+
+    def merge(self) -> None:
+        """Meet the target and change it; the tallies hold the counts afterwards."""
+        statements, tallies = self.statements, self.prepared.tallies
+        for value, found, newer, tied in rows(self.connection, statements["count_outcomes"]):
+            tally = self._tally(value)
+            tally.updated, tally.tied, tally.older = newer, tied, found - newer - tied
+        if self.prepared.beaten:
+            for value, beaten, unchanged in rows(self.connection, statements["count_beaten"]):
+                tally = self._tally(value)
+                tally.beaten, tally.beaten_unchanged = beaten, unchanged
+        written = sum(
+            run(self.connection, statements.of_pattern("merge", pattern)) for pattern in statements.patterns
+        )
+        self._expect("rows written", written, sum(tally.updated + tally.inserted for tally in tallies.values()))
+
+    def verify(self, counts: Mapping[str | None, MergeCounts]) -> None:
+        """Read the touched partitions back: one row per key, every staged key there, nothing older, counts add up.
+
+        Where a unique index of the engine holds the key, one row per key is what it proves; it is looked up again
+        now, when it can no longer be dropped before our commit. Else all keys of the partitions are counted.
+        """
+        if not (self.statements.target.enforced and holds_key(self.connection, self.plan.spec)):
+            (doubled,) = row(self.connection, self.statements["verify_keys"])
+            if doubled:
+                self.refuse_duplicates()
+        for name, found in counts.items():
+            where = f"partition {name!r}" if name is not None else "the table"
+            if not found.add_up:
+                refuse(VerificationError(f"The counts of {where} do not add up: {found}."))
+        present, older = row(self.connection, self.statements["verify_staged"])
+        self._expect(
+            "staged keys in the table", present, sum(tally.winners for tally in self.prepared.tallies.values())
+        )
+        self._expect("rows older than a staged row of their key", older, 0)
+
+    def record(self, counts: Mapping[str | None, MergeCounts]) -> None:
+        """Write the ledger and the history, in this transaction."""
+        plan = self.plan
+        by_id = {part.part_id: part for part in plan.parts}
+        entries = [
+            (task.partition, part_id, by_id[part_id].rows_of(task.partition))
+            for task in plan.tasks
+            for part_id in task.part_ids
+        ]
+        run(
+            self.connection,
+            self.control["insert_ledger"],
+            plan.spec.name,
+            plan.batch,
+            plan.consolidation,
+            *(list(values) for values in zip(*entries, strict=True)),
+        )
+        history = [
+            (
+                task.partition,
+                task.token,
+                len(task.part_ids),
+                *(getattr(counts[task.partition], name) for name in MergeCounts.__slots__),
+            )
+            for task in plan.tasks
+        ]
+        run(
+            self.connection,
+            self.control["insert_history"],
+            "consolidate",
+            plan.spec.name,
+            plan.batch,
+            plan.consolidation,
+            plan.attempt,
+            plan.unlocked,
+            plan.holder,
+            self.merge_s,
+            self.verify_s,
+            "",
+            *(list(values) for values in zip(*history, strict=True)),
+        )
+
+    def refuse_duplicates(self) -> None:
+        """Name the keys that stand twice, if there are any."""
+        run(self.connection, self.statements["settle"])
+        found = rows(self.connection, self.statements["find_duplicates"], 1000)
+        if found:
+            raise RefusedError(duplicates_refusal(self.plan.spec, found))
+
+    def _expect(self, what: str, found: int, wanted: int) -> None:
+        if found == wanted:
+            return
+        if not self.statements.target.enforced:
+            self.refuse_duplicates()
+        refuse(
+            VerificationError(
+                f"Verification failed: {found} {what}, expected {wanted}.",
+                hint="The transaction was rolled back, staging is kept. Somebody who does not use onerow may be "
+                "writing to the table at the same time.",
+            )
+        )
+
+    def _tally(self, value: Any) -> Tally:
+        return self.prepared.tallies[name_of(self.plan.spec, value)]
+
+
+def duplicates_refusal(spec: TableSpec, found: Sequence[tuple[Any, ...]]) -> Refused:
+    """Return the refusal that names keys that stand more than once; each is the identity's values as text."""
+    partitions = tuple(dict.fromkeys(values[0] if spec.partition is not None else None for values in found))
+    keys = [describe_key(spec, values) for values in found[:MAX_NAMED_KEYS]]
+    more = "" if len(found) <= MAX_NAMED_KEYS else f" and {len(found) - MAX_NAMED_KEYS} or more others"
+    scope = f" --partition {partitions[0]}" if partitions[0] is not None else ""
+    error = DuplicatesError(
+        f"{len(found)} business keys of {spec.name!r} stand more than once: {'; '.join(keys)}{more}.",
+        keys=keys,
+        partitions=partitions,
+        hint="The transaction was rolled back, staging is kept. See them with "
+        f"`onerow check --table {spec.name}{scope}`, remove the extra rows and consolidate again.",
+    )
+    return Refused("failed", error, partitions=partitions)
+
+
+def describe_key(spec: TableSpec, values: Sequence[Any]) -> str:
+    """Return a key as text for people: column=value, value 'x' for text and NULL for none."""
+    return ", ".join(
+        f"{name}={'NULL' if value is None else repr(value) if spec.by_name[name].type.kind == 'string' else value}"
+        for name, value in zip(spec.identity, values, strict=False)
+    )
+
+
+def refuse(error: OnerowError) -> NoReturn:
+    """End the transaction as one that trying again does not cure."""
+    raise RefusedError(Refused("failed", error))
+
+
+def _value(spec: TableSpec, name: str | None) -> PartitionValue:
+    if spec.partition is None or name is None:
+        raise WarehouseError(f"The table {spec.name!r} has no partitions.")
+    return decode_partition(name, spec.by_name[spec.partition].type)
+
+
+def name_of(spec: TableSpec, value: Any) -> str | None:
+    """Return the canonical name of a partition's value; None for a table without."""
+    return None if spec.partition is None else encode_partition(value)

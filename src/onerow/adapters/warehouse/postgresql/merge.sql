@@ -1,0 +1,81 @@
+-- The merge, step by step. A piece in braces is built from the table spec. {staged} is a temporary table with the
+-- winners of the batch, one row a key; "t" is the target and "s" the staged row.
+
+-- name: stage
+create temporary table __onerow_staged on commit drop as
+select {staged_columns}, {pattern}::smallint as __onerow_pattern from {source} where {parts};
+
+-- name: analyze
+analyze {staged} (__onerow_pattern);
+
+-- name: count_staged
+select {partition}, count(*) from {staged} as s group by 1;
+
+-- name: count_patterns
+select __onerow_pattern, count(*) from {staged} group by 1 order by 1;
+
+-- name: find_repeated
+-- Keys with several rows.
+select count(*) from (select from {staged} as s group by {identity} having count(*) > 1) as repeated;
+
+-- name: collect_losers
+-- All rows of repeated keys; `place` 1 is the winner; `same`: identical to the winner in every column.
+create temporary table __onerow_losers on commit drop as
+select s.__onerow_row, {partition} as partition, first_value(s.__onerow_row) over newest as winner,
+    rank() over newest = 1 as same, row_number() over newest as place
+from (
+    select s.ctid as __onerow_row, s.*, count(*) over (partition by {identity}) as __onerow_rows from {staged} as s
+) as s
+where s.__onerow_rows > 1
+window newest as (partition by {identity} order by {newest_first});
+
+-- name: drop_losers
+delete from {staged} as s using {losers} as l where s.ctid = l.__onerow_row and l.place > 1;
+
+-- name: count_losers
+select partition, count(*) from {losers} where place > 1 group by 1;
+
+-- name: count_outcomes
+-- Per partition: staged rows that meet one of the target, those that win, and ties.
+select m.partition, count(*), count(*) filter (where m.newer = 1), count(*) filter (where m.newer = 0)
+from ({met}) as m(staged, partition, newer) group by 1;
+
+-- name: met
+select s.ctid, {partition}, {newer} from {staged} as s join {target} as t on {same_key}
+where s.__onerow_pattern = {wanted} and {touched};
+
+-- name: met_again
+-- The same for the winners of repeated keys alone.
+select s.ctid, {partition}, {newer}
+from (select * from {losers} where place = 1) as l
+join {staged} as s on s.ctid = l.winner join {target} as t on {same_key}
+where s.__onerow_pattern = {wanted} and {touched};
+
+-- name: count_beaten
+-- Losers by partition, and those of them that equal what stands in the table after the merge.
+select l.partition, count(*), count(*) filter (where l.same and coalesce(m.newer, 1) >= 0)
+from {losers} as l left join ({met}) as m(staged, partition, newer) on m.staged = l.winner
+where l.place > 1 group by 1;
+
+-- name: merge
+merge into {target} as t
+using (select * from {staged} where __onerow_pattern = {wanted}) as s
+on {same_key} and {touched}
+{when_newer}
+when not matched then insert ({columns}) values ({values});
+
+-- name: verify_keys
+-- Keys of the touched partitions that stand more than once.
+select count(*) from (select from {target} as t where {touched} group by {identity_of_target} having count(*) > 1) as d;
+
+-- name: verify_staged
+-- Staged keys that are in the table, and those of them whose row is older than the staged winner.
+select count(*), count(*) filter (where m.newer = 1) from ({met}) as m(staged, partition, newer);
+
+-- name: settle
+-- Values are told as text in these forms, whatever the session has set.
+select set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, YMD', true);
+
+-- name: find_duplicates
+select {identity_as_text}, count(*) from {target} as t where {touched} group by {identity_of_target}
+having count(*) > 1 order by {identity_of_target} limit $1::bigint;

@@ -1,0 +1,368 @@
+"""PostgreSQL as a Warehouse."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+
+from onerow.adapters.postgresql.connection import (
+    Server,
+    application_name,
+    begin,
+    blockers,
+    milliseconds,
+    rollback,
+    rows,
+    run,
+)
+from onerow.adapters.postgresql.sqlstate import classify, map_error, told
+from onerow.adapters.warehouse.postgresql import inspection
+from onerow.adapters.warehouse.postgresql import install as installation
+from onerow.adapters.warehouse.postgresql.control import control_statements
+from onerow.adapters.warehouse.postgresql.merge import PreparedMerge, RefusedError, Transaction, prepare
+from onerow.adapters.warehouse.postgresql.probe import probe
+from onerow.adapters.warehouse.postgresql.refusals import refusal_of
+from onerow.core.plans import Committed, MergeCounts, Refused, Unknown
+from onerow.errors import FencedError, OnerowError, WarehouseBusyError, WarehouseError
+from onerow.ports.warehouse import Capabilities, HistoryEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from onerow.adapters.postgresql.connection import Connection
+    from onerow.core.partitions import Scope
+    from onerow.core.plans import Merged, MergePlan, Outcome
+    from onerow.core.spec import TableSpec
+    from onerow.ports.clock import Cancellation
+    from onerow.ports.warehouse import InspectRequest, Prepared, TableCheck
+
+LEASE_S: Final = 30.0
+BUSY_TIMEOUT_S: Final = 30.0
+STATEMENT_LEASES: Final = 20
+"""A statement, and on PostgreSQL 17 or newer a transaction, may take so many leases: healthy holders renew theirs."""
+HAS_TRANSACTION_TIMEOUT: Final = 170_000
+
+CAPABILITIES: Final = Capabilities(
+    commit_domain="row",
+    max_partitions=64,
+    max_rows=2_000_000,
+    modes=frozenset({"upsert"}),
+    enforces=True,
+)
+
+
+class PostgresWarehouse:
+    """A database of a PostgreSQL server, 15 or newer.
+
+    Args:
+        url: a libpq URL; it may hold a password and is never shown.
+        lease_s: how long a lease lasts: a process that is frozen in its transaction is out after it.
+        busy_timeout_s: how long to wait for a lock of somebody else.
+        transaction: the steps; the test kit gives one with a step switched off.
+        server: connections to share; None: connections of its own.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        control_schema: str = "onerow",
+        lease_s: float = LEASE_S,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        transaction: type[Transaction] = Transaction,
+        server: Server | None = None,
+    ) -> None:
+        self._server = server or Server(url)
+        self._schema = control_schema
+        self._lease_s = lease_s
+        self._busy_timeout_s = busy_timeout_s
+        self._transaction = transaction
+        self._control = control_statements(control_schema)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the engine can do."""
+        return CAPABILITIES
+
+    def install(self, specs: Sequence[TableSpec], *, lock_store: str, adopt_locks: bool) -> Sequence[str]:
+        """Create what is missing, in one transaction."""
+        with self._changing("init failed", "init") as connection:
+            return installation.install(
+                connection,
+                specs,
+                self._control,
+                control_schema=self._schema,
+                lock_store=lock_store,
+                adopt_locks=adopt_locks,
+            )
+
+    def merged(self, table: str, batch: str) -> Merged:
+        """Return what the ledger names as merged of a batch."""
+        with self._read() as connection:
+            found = rows(connection, self._control["read_merged"], table, batch)
+        return frozenset((part_id, partition) for part_id, partition in found)
+
+    def batches(self, table: str) -> Mapping[str, int]:
+        """Return the batches that the ledger knows of, with the number of their parts."""
+        with self._read() as connection:
+            return dict(rows(connection, self._control["read_batches"], table))
+
+    @contextmanager
+    def prepare(self, plan: MergePlan) -> Iterator[PreparedMerge]:
+        """Begin the transaction, and read, check and deduplicate the parts; the guard is not taken yet."""
+        with self._server.connection() as connection:
+            try:
+                with self._errors(f"the parts of batch {plan.batch!r} cannot be read"):
+                    self._ensure_guards(connection, plan.spec, [task.partition for task in plan.tasks])
+                    begin(connection, settings=self._settings(connection, plan.spec.name, plan.holder))
+                    prepared = prepare(connection, plan, control_schema=self._schema)
+                yield prepared
+            finally:
+                rollback(connection)
+
+    def apply(self, prepared: Prepared, cancellation: Cancellation) -> Outcome:
+        """Run the plan's steps in the transaction that was begun with ``prepare``, and commit."""
+        if not isinstance(prepared, PreparedMerge):
+            raise TypeError("this plan was prepared by another warehouse")
+        if prepared.used:
+            return Refused("conflict", WarehouseError("This prepared transaction has ended already; prepare it anew."))
+        prepared.used = True
+        connection = prepared.connection
+        transaction = self._transaction(prepared, control=self._control, control_schema=self._schema)
+        interrupt = Interrupt(connection)
+        try:
+            cancellation.on_cancel(interrupt)
+            counts = transaction.run()
+            cancellation.on_cancel(None)
+            cancellation.raise_if_cancelled()
+        except RefusedError as refusal:
+            rollback(connection)
+            return refusal.refusal
+        except FencedError as error:
+            rollback(connection)
+            return Refused("cancelled", error)
+        except psycopg.Error as error:
+            busy = self._who_blocks(connection, error)
+            rollback(connection)
+            return busy or refusal_of(error, prepared.plan.spec, cancellation)
+        except OnerowError as error:
+            rollback(connection)
+            return Refused("failed", error)
+        finally:
+            cancellation.on_cancel(None)
+            interrupt.withdraw()
+        return self._commit(connection, prepared.plan, counts, transaction, cancellation)
+
+    def _commit(
+        self,
+        connection: Connection,
+        plan: MergePlan,
+        counts: Mapping[str | None, MergeCounts],
+        transaction: Transaction,
+        cancellation: Cancellation,
+    ) -> Outcome:
+        """Commit. An error that the server reports is a rollback; a connection that breaks here tells nothing."""
+        try:
+            answer = connection.execute("commit").statusmessage
+        except psycopg.Error as error:
+            if connection.closed or error.sqlstate is None:
+                return Unknown(
+                    WarehouseError(f"The connection was lost while the commit was under way: {told(error)}.")
+                )
+            rollback(connection)
+            return refusal_of(error, plan.spec, cancellation)
+        if answer != "COMMIT":  # the server rolls an aborted transaction back without an error
+            return Refused("conflict", WarehouseError("The commit was not kept."))
+        return Committed(counts, merge_s=transaction.merge_s, verify_s=transaction.verify_s)
+
+    def resolve(self, plan: MergePlan) -> Committed | Refused | Unknown:
+        """Take the guard, then read what the transaction has left."""
+        try:
+            with self._changing("the outcome cannot be read", plan.spec.name, plan.holder) as connection:
+                self._take_guards(connection, plan.spec, plan.partitions)
+                committed = self._read_committed(connection, plan)
+        except OnerowError as error:
+            return Unknown(error)
+        if committed is None:
+            return Refused(
+                "conflict", WarehouseError(f"Transaction {plan.transaction} has not committed and never will.")
+            )
+        return committed
+
+    def _read_committed(self, connection: Connection, plan: MergePlan) -> Committed | None:
+        # Told by its partitions too: a number that another group of the run has used must not hide this commit.
+        partitions = set(plan.partitions)
+        values = (plan.spec.name, plan.consolidation, plan.attempt)
+        entries = rows(connection, self._control["read_committed"], *values)
+        found = [entry for entry in entries if entry[0] in partitions]
+        if len(found) != len(plan.tasks):
+            return None
+        counts = {partition: MergeCounts(*numbers) for partition, *numbers, _, _ in found}
+        return Committed(counts, merge_s=found[0][-2], verify_s=found[0][-1], read_back=True)
+
+    def raise_fence(self, spec: TableSpec, scope: Scope, *, token: int, by: str, reason: str) -> int:
+        """Raise the fence of a scope, with an audit entry, in a transaction of its own."""
+        name, partition = spec.name, scope.partition or ""
+        with self._changing("the fence could not be raised", name, by) as connection:
+            self._take_guards(connection, spec, [scope.partition])
+            found = rows(connection, self._control["read_fences"], name, [partition])
+            fence = max(token, *(value for _, value in found)) if found else token
+            run(connection, self._control["delete_fences"], name, [partition])
+            run(connection, self._control["insert_fences"], name, [partition], [fence])
+            values = ("force_release", name, "", "", 0, False, by, 0.0, 0.0, reason)
+            self._insert_history(connection, values, (scope.partition, fence, 0, 0, 0, 0, 0, 0))
+        return fence
+
+    def record(self, entry: HistoryEntry) -> None:
+        """Write an audit entry."""
+        values = (
+            entry.action, entry.table, entry.batch, entry.consolidation, entry.attempt, entry.unlocked,
+            entry.holder, entry.merge_s, entry.verify_s, entry.reason,
+        )  # fmt: skip
+        counts = (
+            entry.partition, entry.token, entry.parts, entry.rows_staged, entry.rows_inserted,
+            entry.rows_updated, entry.rows_unchanged, entry.rows_superseded,
+        )  # fmt: skip
+        with self._changing("the audit entry could not be written", entry.table, entry.holder) as connection:
+            self._insert_history(connection, values, counts)
+
+    def _insert_history(
+        self, connection: Connection, values: tuple[object, ...], counts: tuple[object, ...]
+    ) -> None:
+        run(connection, self._control["insert_history"], *values, *([value] for value in counts))
+
+    def history(self, *, table: str | None, batch: str | None, limit: int) -> Sequence[HistoryEntry]:
+        """Return what was committed, newest first."""
+        with self._read() as connection:
+            found = rows(connection, self._control["read_history"], table, batch, limit)
+        return [
+            HistoryEntry(*(action, name, partition, *rest, at.astimezone(dt.UTC), reason))
+            for action, name, partition, *rest, at, reason in found
+        ]
+
+    def inspect(self, request: InspectRequest) -> TableCheck:
+        """Look for duplicates and other findings."""
+        with self._changing("the warehouse cannot be read", request.spec.name, "check", commit=False) as connection:
+            return inspection.inspect(connection, request, self._control)
+
+    def probe(self, specs: Sequence[TableSpec]) -> Sequence[tuple[str, bool, str]]:
+        """Check what is reachable, present, fitting and allowed."""
+        began_s = time.perf_counter()
+        try:
+            with self._read() as connection:
+                latency_s = time.perf_counter() - began_s
+                return probe(connection, specs, self._control, control_schema=self._schema, latency_s=latency_s)
+        except OnerowError as error:
+            return [("warehouse", False, str(error))]
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._server.close()
+
+    # --- transactions ----------------------------------------------------------------------
+
+    def _settings(self, connection: Connection, *words: str) -> dict[str, str]:
+        """Return what holds for one of our transactions: bounds, so that a frozen holder is out, and plans."""
+        bound = milliseconds(STATEMENT_LEASES * self._lease_s)
+        settings = {
+            "application_name": application_name(*words),
+            "lock_timeout": milliseconds(self._busy_timeout_s),
+            "statement_timeout": bound,
+            "idle_in_transaction_session_timeout": milliseconds(self._lease_s),
+            "client_connection_check_interval": milliseconds(max(1.0, self._lease_s / 3)),
+            "jit": "off",
+            # Keys are of several columns that go together, which the planner takes for independent: it would
+            # believe in caches that never hit, and sort where hashing is faster.
+            "enable_memoize": "off",
+            "enable_mergejoin": "off",
+        }
+        if connection.info.server_version >= HAS_TRANSACTION_TIMEOUT:
+            settings["transaction_timeout"] = bound
+        return settings
+
+    def _ensure_guards(
+        self, connection: Connection, spec: TableSpec, partitions: Sequence[str | None]
+    ) -> None:
+        """Make guard rows that are missing, in a transaction of its own: who comes second finds the first one's."""
+        run(connection, self._control["ensure_guards"], spec.name, [partition or "" for partition in partitions])
+
+    def _take_guards(self, connection: Connection, spec: TableSpec, partitions: Sequence[str | None]) -> None:
+        """Change guard rows, of which some may be missing, in the caller's transaction."""
+        self._ensure_guards(connection, spec, partitions)
+        run(connection, self._control["change_guards"], spec.name, [partition or "" for partition in partitions])
+
+    @contextmanager
+    def _changing(self, doing: str, *words: str, commit: bool = True) -> Iterator[Connection]:
+        """Run a block in a transaction of its own."""
+        with self._errors(doing), self._server.connection() as connection:
+            try:
+                begin(connection, settings=self._settings(connection, *words))
+                yield connection
+                connection.execute("commit" if commit else "rollback")
+            except psycopg.Error as error:
+                busy = self._who_blocks(connection, error)
+                rollback(connection)
+                if busy is not None:
+                    raise busy.error from error
+                raise
+            except BaseException:
+                rollback(connection)
+                raise
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with self._errors("the warehouse cannot be read"), self._server.connection() as connection:
+            yield connection
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            raise map_error(error, doing) from error
+
+    def _who_blocks(self, connection: Connection, error: psycopg.Error) -> Refused | None:
+        """Return the refusal of a wait for a lock that took too long, which names who holds it; None for others."""
+        if classify(error) != "busy":
+            return None
+        try:
+            who = blockers(self._server, connection.info.backend_pid)
+        except (psycopg.Error, OnerowError) as unknown:
+            who = [f"nobody could be asked ({unknown})"]
+        text = "; ".join(who) or "it has ended meanwhile"
+        return Refused(
+            "conflict",
+            WarehouseBusyError(
+                f"A lock was held by somebody else for more than {self._busy_timeout_s:.0f} s: {text}.",
+                hint="Nothing of this was committed, staging is kept. A process that hangs is ended by the server "
+                "after its lease; or end it with pg_terminate_backend.",
+            ),
+        )
+
+
+class Interrupt:
+    """Cancels what a connection runs; called from any thread. After ``withdraw`` it does nothing more."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._active = True
+        self.called = False
+
+    def __call__(self) -> None:
+        """Ask the server to cancel; that it cannot be reached is no error, the commit asks again."""
+        with self._lock:
+            if self._active:
+                self.called = True
+                with suppress(psycopg.Error):
+                    self._connection.cancel_safe(timeout=5.0)
+
+    def withdraw(self) -> None:
+        """Wait for a cancel that is under way; the connection is not used again if there was one."""
+        with self._lock:
+            self._active = False

@@ -1,0 +1,212 @@
+"""PostgreSQL under the conformance suites: one database a process, emptied between checks."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import replace
+from functools import cache
+
+from psycopg import errors, sql
+
+from onerow.adapters.clock import SystemClock, SystemIds
+from onerow.adapters.postgresql.connection import Server
+from onerow.adapters.warehouse.postgresql.layout import check_rows, data_number, staging_table
+from onerow.adapters.warehouse.postgresql.merge import Transaction
+from onerow.adapters.warehouse.postgresql.parts import PostgresParts
+from onerow.adapters.warehouse.postgresql.sql import PART
+from onerow.adapters.warehouse.postgresql.target import related_table, target_table
+from onerow.adapters.warehouse.postgresql.warehouse import PostgresWarehouse
+from onerow.core.spec import TableSpec
+from onerow.errors import StagingError
+from onerow.testing.conformance.harness import SPEC, PartStoreHarness, WarehouseHarness
+from onerow.testing.conformance.rows import SPEC as PART_SPEC
+from support import postgres as servers
+
+
+@cache
+def shared_url():
+    """The database of this process; connections to it are kept for all checks."""
+    server = servers.databases()
+    return server.url(server.create())
+
+
+@cache
+def shared_server():
+    return Server(shared_url())
+
+
+@cache
+def shared_staging():
+    return Server(shared_url(), errors=StagingError)
+
+
+def emptied():
+    """Empty the database: what a check needs, it installs."""
+    with shared_server().connection() as connection:
+        connection.execute("set client_min_messages = warning")
+        connection.execute(
+            "drop schema if exists onerow cascade; drop schema if exists nba cascade; "
+            "drop schema public cascade; create schema public"
+        )
+
+
+def open_parts(is_merged=None, **options):
+    return PostgresParts(
+        shared_url(),
+        control_schema="onerow",
+        clock=SystemClock(),
+        ids=SystemIds(),
+        is_merged=is_merged or (lambda *_: False),
+        server=shared_staging(),
+        **options,
+    )
+
+
+class PostgresPartsHarness(PartStoreHarness):
+    """Its tables are those that the suite stages for."""
+
+    NAMES = ("predictions", "other", "flat", "t", "T", "t_x", "t-x", "t.x", "é", "e\u0301")
+
+    def __init__(self, folder):
+        emptied()
+        specs = [
+            TableSpec(
+                name=name,
+                target=(name,),
+                key=PART_SPEC.key,
+                order_by=PART_SPEC.order_by,
+                columns=PART_SPEC.columns,
+                partition=None if name == "flat" else PART_SPEC.partition,
+            )
+            for name in self.NAMES
+        ]
+        PostgresWarehouse(shared_url(), server=shared_server()).install(specs, lock_store="locks", adopt_locks=False)
+
+    def store(self, is_merged=None):
+        return open_parts(is_merged)
+
+    def rows(self, part):
+        with shared_server().connection() as connection:
+            check_rows(connection, "onerow", [part])
+        columns = [name for name, _ in part.columns]
+        return read(staging_table("onerow", part.table), columns, "where {} = {}", PART, data_number(part))
+
+    def lose_data(self, part):
+        change("delete from {} where {} = {}", staging_table("onerow", part.table), PART, data_number(part))
+
+    def damage_data(self, part):
+        lose_a_row(part)
+
+    def damage_manifest(self, part):
+        change("update {} set manifest = '{{}}' where part_id = {}", sql.Identifier("onerow", "parts"), sql.Literal(part.part_id))
+
+    def age(self, parts, seconds):
+        change(
+            "update {} set changed_at = changed_at - make_interval(secs => {}) where number = any ({})",
+            sql.Identifier("onerow", "parts"), seconds, [data_number(part) for part in parts],
+        )  # fmt: skip
+
+    def close(self):
+        """Connections are shared."""
+
+
+class PostgresHarness(WarehouseHarness):
+    transaction = Transaction
+    second_row_raises = errors.UniqueViolation
+    lease_s = 30.0
+    busy_timeout_s = 30.0
+
+    def __init__(self, folder):
+        emptied()
+        self._parts = open_parts()
+
+    @property
+    def parts(self):
+        return self._parts
+
+    def warehouse(self):
+        return PostgresWarehouse(
+            shared_url(),
+            server=shared_server(),
+            transaction=self.transaction,
+            lease_s=self.lease_s,
+            busy_timeout_s=self.busy_timeout_s,
+        )
+
+    def table_rows(self, spec):
+        return read(target_table(spec), spec.column_names)
+
+    def related_rows(self, spec, suffix):
+        with shared_server().connection() as connection:
+            cursor = connection.execute(sql.SQL("select * from {}").format(related_table(spec, suffix)), binary=True)
+            names = [column.name for column in cursor.description]
+            return [dict(zip(names, map(utc, found), strict=True)) for found in cursor]
+
+    def foreign_insert(self, spec, rows):
+        statement = sql.SQL("insert into {} ({}) values ({})").format(
+            target_table(spec),
+            sql.SQL(", ").join(map(sql.Identifier, spec.column_names)),
+            sql.SQL(", ").join(sql.Placeholder() * len(spec.column_names)),
+        )
+        with shared_server().connection() as connection, connection.transaction():
+            for row in rows:
+                connection.execute(statement, [row[name] for name in spec.column_names])
+
+    def foreign_delete_all(self, spec):
+        change("delete from {}", target_table(spec))
+
+    def foreign_fence(self, spec, partition, token):
+        change(
+            "insert into {} values ({}, {}, {})", sql.Identifier("onerow", "fences"),
+            sql.Literal(spec.name), sql.Literal(partition or ""), token,
+        )  # fmt: skip
+
+    def lose_data(self, part):
+        change("delete from {} where {} = {}", staging_table("onerow", part.table), PART, data_number(part))
+
+    def damage_data(self, part):
+        lose_a_row(part)
+
+    def close(self):
+        """Connections are shared."""
+
+
+class UnenforcedPostgresHarness(PostgresHarness):
+    """The engine does not hold the key: onerow alone does."""
+
+    second_row_raises = None
+
+    def installed(self, spec=None, **changes):
+        return super().installed(replace(spec or replace(SPEC, **changes), enforce=False))
+
+
+def composed(text, *pieces):
+    found = [piece if isinstance(piece, sql.Composable) else sql.Identifier(piece) if isinstance(piece, str) else sql.Literal(piece) for piece in pieces]
+    return sql.SQL(text).format(*found)
+
+
+def change(text, *pieces):
+    with shared_server().connection() as connection:
+        connection.execute(composed(text, *pieces))
+
+
+def lose_a_row(part):
+    table = staging_table("onerow", part.table)
+    change("delete from {0} where ctid = (select min(ctid) from {0} where {1} = {2})", table, PART, data_number(part))
+
+
+def read(table, columns, text="", *pieces):
+    names = list(columns)
+    statement = sql.SQL("select {} from {} ").format(sql.SQL(", ").join(map(sql.Identifier, names)), table)
+    with shared_server().connection() as connection, connection.transaction():
+        connection.execute("set local timezone = 'UTC'")  # the ends of time do not fit into other zones
+        found = connection.execute(statement + composed(text, *pieces), binary=True).fetchall()
+    return [dict(zip(names, map(utc, values), strict=True)) for values in found]
+
+
+def utc(value):
+    if isinstance(value, dt.datetime):
+        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+    return value
+
+
