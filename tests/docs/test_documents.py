@@ -23,6 +23,7 @@ RUNNABLE = (
     "docs/how-to/event-sourcing.md",
     "docs/how-to/repair.md",
     "docs/how-to/own-sql.md",
+    "docs/how-to/bad-rows.md",
 )
 BLOCK = re.compile(
     r"(?:<!-- file: (?P<file>\S+) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$|<!-- run: (?P<run>[^>]*?) -->",
