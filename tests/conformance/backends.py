@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
 import duckdb
@@ -399,7 +399,7 @@ class DuckLakeHarness(WarehouseHarness):
     """What is the same with every catalog. Checks begin with a copy of a lake that install has made once."""
 
     transaction = DuckDBTransaction
-    prepared: dict[tuple[TableSpec, ...], tuple[Path, Path | str]]
+    prepared: ClassVar[dict[tuple[TableSpec, ...], tuple[Path, Path | str]]]
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -528,7 +528,7 @@ MOVE_LAKE = "update ducklake_metadata set value = {} where key = 'data_path'"
 
 
 class DuckLakeSqliteHarness(DuckLakeHarness):
-    prepared = {}
+    prepared: ClassVar = {}
 
     def new_catalog(self, folder):
         return folder / "catalog.sqlite"
@@ -540,7 +540,7 @@ class DuckLakeSqliteHarness(DuckLakeHarness):
 
 
 class DuckLakePostgresHarness(DuckLakeHarness):
-    prepared = {}
+    prepared: ClassVar = {}
 
     def new_catalog(self, folder):
         return servers.databases().url(servers.databases().create())

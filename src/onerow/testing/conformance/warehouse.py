@@ -12,6 +12,7 @@ from onerow.testing.conformance import (
     warehouse_partitions,
     warehouse_protocol,
     warehouse_repair,
+    warehouse_repair_versions,
     warehouse_versions,
     warehouse_views,
 )
@@ -28,6 +29,7 @@ CHECKS: Checks[WarehouseHarness] = Checks(
         *warehouse_protocol.CHECKS,
         *warehouse_outcomes.CHECKS,
         *warehouse_repair.CHECKS,
+        *warehouse_repair_versions.CHECKS,
         *warehouse_guarded.CHECKS,
         *warehouse_versions.CHECKS,
         *warehouse_views.CHECKS,

@@ -27,6 +27,7 @@ from onerow.adapters.warehouse.postgresql.control import control_statements
 from onerow.adapters.warehouse.postgresql.merge import PreparedMerge, RefusedError, Transaction, prepare
 from onerow.adapters.warehouse.postgresql.probe import probe
 from onerow.adapters.warehouse.postgresql.refusals import refusal_of
+from onerow.adapters.warehouse.postgresql.versions import VersionsTransaction
 from onerow.core.plans import Committed, MergeCounts, Refused, Unknown
 from onerow.errors import FencedError, OnerowError, WarehouseBusyError, WarehouseError
 from onerow.ports.warehouse import Capabilities, HistoryEntry
@@ -51,7 +52,7 @@ CAPABILITIES: Final = Capabilities(
     commit_domain="row",
     max_partitions=64,
     max_rows=2_000_000,
-    modes=frozenset({"upsert"}),
+    modes=frozenset({"upsert", "versions"}),
     enforces=True,
 )
 
@@ -64,6 +65,7 @@ class PostgresWarehouse:
         lease_s: how long a lease lasts: a process that is frozen in its transaction is out after it.
         busy_timeout_s: how long to wait for a lock of somebody else.
         transaction: the steps; the test kit gives one with a step switched off.
+        versions: the same for tables in versions mode.
         server: connections to share; None: connections of its own.
     """
 
@@ -75,6 +77,7 @@ class PostgresWarehouse:
         lease_s: float = LEASE_S,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         transaction: type[Transaction] = Transaction,
+        versions: type[VersionsTransaction] = VersionsTransaction,
         server: Server | None = None,
     ) -> None:
         self._server = server or Server(url)
@@ -82,6 +85,7 @@ class PostgresWarehouse:
         self._lease_s = lease_s
         self._busy_timeout_s = busy_timeout_s
         self._transaction = transaction
+        self._versions = versions
         self._control = control_statements(control_schema)
 
     @property
@@ -133,7 +137,8 @@ class PostgresWarehouse:
             return Refused("conflict", WarehouseError("This prepared transaction has ended already; prepare it anew."))
         prepared.used = True
         connection = prepared.connection
-        transaction = self._transaction(prepared, control=self._control, control_schema=self._schema)
+        steps = self._transaction if prepared.plan.spec.mode == "upsert" else self._versions
+        transaction = steps(prepared, control=self._control, control_schema=self._schema)
         interrupt = Interrupt(connection)
         try:
             cancellation.on_cancel(interrupt)
