@@ -469,11 +469,17 @@ class DuckLakeHarness(WarehouseHarness):
     def locate(self, part):
         return str(self._parts.verify(part))
 
-    def close(self):
+    def let_go(self):
+        """Close every connection to the lake; the next use makes new ones."""
         for warehouse in self._opened:
             warehouse.close()
+        self._opened.clear()
         if self._bystander is not None:
             self._bystander.close()
+            self._bystander = None
+
+    def close(self):
+        self.let_go()
 
     @contextmanager
     def connection(self):
@@ -538,6 +544,15 @@ class DuckLakeSqliteHarness(DuckLakeHarness):
         with closing(sqlite3.connect(self.catalog)) as connection, connection:
             connection.execute(MOVE_LAKE.format("?"), [f"{self.data_path}/"])
 
+    def snapshot(self):
+        """Copy the catalog alone: the files of a lake never change."""
+        self.let_go()
+        return self.catalog.read_bytes()
+
+    def go_back(self, moment):
+        self.let_go()
+        self.catalog.write_bytes(moment)
+
 
 class DuckLakePostgresHarness(DuckLakeHarness):
     prepared: ClassVar = {}
@@ -545,8 +560,8 @@ class DuckLakePostgresHarness(DuckLakeHarness):
     def new_catalog(self, folder):
         return servers.databases().url(servers.databases().create())
 
-    def copy_catalog(self, source):
-        to, model = (urlsplit(url).path.lstrip("/") for url in (self.catalog, source))
+    def copy_catalog(self, source, *, model=None, to=None):
+        model, to = model or name_of(source), to or name_of(self.catalog)
         with servers.databases().connect() as connection:
             connection.execute(f"drop database {to}")
             connection.execute(f"create database {to} template {model} strategy file_copy")
@@ -555,16 +570,23 @@ class DuckLakePostgresHarness(DuckLakeHarness):
 
     def close(self):
         super().close()
-        servers.databases().drop(urlsplit(self.catalog).path.lstrip("/"))
+        servers.databases().drop(name_of(self.catalog))
 
     def snapshot(self):
         """Copy the catalog alone: the files of a lake never change."""
-        return self.catalog.read_bytes()
+        self.let_go()
+        moment = servers.databases().create()
+        self.copy_catalog(None, model=name_of(self.catalog), to=moment)
+        return moment
 
     def go_back(self, moment):
-        self.close()
-        self._opened.clear()
-        self.catalog.write_bytes(moment)
+        self.let_go()
+        self.copy_catalog(servers.databases().url(moment))
+        servers.databases().drop(moment)
+
+
+def name_of(url):
+    return urlsplit(url).path.lstrip("/")
 
 
 def _in_lake(spec, suffix=""):
