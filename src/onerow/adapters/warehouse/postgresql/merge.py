@@ -8,7 +8,7 @@ the transaction: nothing outlives it, so a pooler may sit between.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from onerow.adapters.postgresql.connection import row, rows, run
@@ -86,7 +86,8 @@ class PreparedMerge:
     tallies: dict[str | None, Tally]
     beaten: bool
     prepare_s: float
-    used: bool = field(default=False)
+    used: bool = False
+    interrupted: bool = False
 
 
 def prepare(connection: Connection, plan: MergePlan, *, control_schema: str) -> PreparedMerge:
