@@ -249,10 +249,6 @@ def check_offered(tables: Mapping[str, TableSpec], warehouse: Warehouse) -> None
                 f"Table {spec.name!r}: enforce = true needs an engine with unique indexes; this warehouse has none.",
                 hint="Leave it out: onerow keeps one row per key without it.",
             )
-        if spec.on_bad_row != "refuse":
-            raise ConfigurationError(
-                f'Table {spec.name!r}: on_bad_row = "{spec.on_bad_row}" is not offered yet; write "refuse".'
-            )
 
 
 def holder_name() -> str:

@@ -15,9 +15,16 @@ import pytest
 from onerow.services.events import EVENTS
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNNABLE = ("README.md", "docs/quickstart.md", "docs/how-to/python-workers.md", "docs/how-to/adopt-a-table.md",
-    "docs/how-to/repair.md", "docs/how-to/own-sql.md",
-)  # fmt: skip
+RUNNABLE = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/how-to/python-workers.md",
+    "docs/how-to/adopt-a-table.md",
+    "docs/how-to/event-sourcing.md",
+    "docs/how-to/repair.md",
+    "docs/how-to/own-sql.md",
+    "docs/how-to/bad-rows.md",
+)
 BLOCK = re.compile(
     r"(?:<!-- file: (?P<file>\S+) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$|<!-- run: (?P<run>[^>]*?) -->",
     re.MULTILINE | re.DOTALL,

@@ -20,7 +20,7 @@ from onerow.services.leases import LEASE_PREFIX, TURN_PREFIX
 from onerow.testing.chaos import roles
 from onerow.testing.chaos.engines import bare_of
 from onerow.testing.chaos.evidence import Evidence, read_engine, read_journals, read_store
-from onerow.testing.chaos.journal import Follower, Journal
+from onerow.testing.chaos.journal import SUFFIX, Follower, Journal, read
 from onerow.testing.chaos.lines import Lines
 from onerow.testing.chaos.nursery import Nursery
 from onerow.testing.chaos.plain import PlainMerge
@@ -43,6 +43,8 @@ TICK_S: Final = 0.02
 GRACE_S: Final = 60.0
 REBIRTH_S: Final = 0.1
 DRAIN_TRIES: Final = 12
+HOPELESS: Final = frozenset({"duplicates", "verification", "part_gone", "part_corrupt"})
+"""Kinds of errors that trying again does not cure."""
 BUSY_TIMEOUT_S: Final = 20.0
 PLAIN: Final = "plain"
 
@@ -158,8 +160,8 @@ class _Running:
             kinds += ["force_release", *self.lines.kinds]
         faults = schedule(self.options, kinds)
         self._chance.seed(f"{self.options.seed}/pauses")
-        self._began_s = time.monotonic()
         self._start_all([fault for fault in faults if fault.kind == "force_release"])
+        self._wait_until_ready()
         waiting = [fault for fault in faults if fault.kind != "force_release"]
         told_s = 0
         while self._gone_s() < self.options.seconds:
@@ -184,8 +186,31 @@ class _Running:
             self._others.append(self.nursery.start(roles.release, (direct, forced)))
 
     def _task(self, number: int, settings: Settings) -> roles.Task:
-        until_s = self._began_s + self.options.seconds
-        return roles.Task(settings, self.options, self.table, self.folder, self._began_s, until_s, number)
+        return roles.Task(settings, self.options, self.table, self.folder, number)
+
+    def _wait_until_ready(self) -> None:
+        """Have everybody begin together: to open some engines takes seconds, and that is no part of the run."""
+        deadline_s = time.monotonic() + GRACE_S
+        everybody = [*self._workers.values(), *self._others]
+        while len(list(self.folder.glob(f"*{roles.READY}"))) < len(everybody):
+            self.nursery.watch(TICK_S)
+            ended = [child.pid for child in everybody if child.exit_code is not None]
+            if ended or time.monotonic() > deadline_s:
+                raise OnerowError(
+                    f"The processes could not be made ready within {GRACE_S:.0f} s.",
+                    hint="Look with `onerow doctor`. " + self._first_error(),
+                )
+        begun = self.folder / "begun.new"
+        self._began_s = time.monotonic()
+        begun.write_text(repr(self._began_s), encoding="ascii")
+        begun.replace(self.folder / roles.BEGUN)
+
+    def _first_error(self) -> str:
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
+            for event in read(path):
+                if event["e"] == "error":
+                    return f"One says: {event['message']}"
+        return (self.folder / "processes.log").read_text(encoding="utf-8", errors="replace")[-2000:]
 
     def _do(self, fault: Fault) -> None:
         """Do a fault now."""
@@ -266,7 +291,7 @@ class _Running:
 
 def _drain(settings: Settings, options: Options, bare: Bare, folder: Path, evidence: Evidence) -> None:
     """Merge everything that still waits: what nobody could finish has to be finished by the next one who comes."""
-    journal = Journal(folder / "drain-0.jsonl")
+    journal = Journal(folder / f"drain-0{SUFFIX}")
     (table,) = settings.tables
     if options.plain:
         merger = PlainMerge(bare, folder / PLAIN)
@@ -295,6 +320,8 @@ def _drain_batch(store: Store, table: str, batch: str, journal: Journal) -> str 
             if result.success:
                 return None
             reason = result.error
+            if result.error_kind in HOPELESS:
+                break
         time.sleep(0.1 * tried)
     return reason
 

@@ -106,7 +106,7 @@ class EmbeddedWarehouse:
                     adopt_locks=adopt_locks,
                     layout=self.layout,
                 )
-                connection.execute("commit")
+                self._database.commit(connection, *specs)
             except BaseException:
                 rollback(connection)
                 raise
@@ -220,7 +220,7 @@ class EmbeddedWarehouse:
         """
         failure: duckdb.Error | None = None
         try:
-            connection.execute("commit")
+            self._database.commit(connection, plan.spec)
         except duckdb.Error as error:
             rollback(connection)
             failure = error
@@ -247,7 +247,7 @@ class EmbeddedWarehouse:
                 try:
                     rows(connection, self._control.of(plan.spec.name)["change_guard"], plan.spec.name)
                     committed = self._read_committed(connection, plan)
-                    connection.execute("commit")
+                    self._database.commit(connection)
                 except BaseException:
                     rollback(connection)
                     raise
@@ -344,7 +344,7 @@ class EmbeddedWarehouse:
                     holder=by,
                     reason=reason,
                 )
-                connection.execute("commit")
+                self._database.commit(connection)
             except BaseException:
                 rollback(connection)
                 raise
@@ -357,21 +357,27 @@ class EmbeddedWarehouse:
                 entry.partition, entry.token, entry.parts, entry.rows_staged, entry.rows_inserted,
                 entry.rows_updated, entry.rows_unchanged, entry.rows_superseded,
             )  # fmt: skip
-            steps.write_history(
-                connection,
-                self._control,
-                [counts],
-                action=entry.action,
-                table=entry.table,
-                batch=entry.batch,
-                run=entry.consolidation,
-                attempt=entry.attempt,
-                unlocked=entry.unlocked,
-                holder=entry.holder,
-                merge_s=entry.merge_s,
-                verify_s=entry.verify_s,
-                reason=entry.reason,
-            )
+            connection.execute("begin")
+            try:
+                steps.write_history(
+                    connection,
+                    self._control,
+                    [counts],
+                    action=entry.action,
+                    table=entry.table,
+                    batch=entry.batch,
+                    run=entry.consolidation,
+                    attempt=entry.attempt,
+                    unlocked=entry.unlocked,
+                    holder=entry.holder,
+                    merge_s=entry.merge_s,
+                    verify_s=entry.verify_s,
+                    reason=entry.reason,
+                )
+                self._database.commit(connection)
+            except BaseException:
+                rollback(connection)
+                raise
 
     def history(self, *, table: str | None, batch: str | None, limit: int) -> Sequence[HistoryEntry]:
         """Return what was committed, newest first."""
