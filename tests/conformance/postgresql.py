@@ -130,7 +130,7 @@ class PostgresPartsHarness(PartStoreHarness):
 
     def damage_quarantine(self, table, quarantine_id):
         change(
-            "delete from {} where quarantine_id = {} and position = 2",
+            shared_server(), "delete from {} where quarantine_id = {} and position = 2",
             sql.Identifier("onerow", "quarantine_rows"), sql.Literal(quarantine_id),
         )  # fmt: skip
 
