@@ -145,14 +145,17 @@ def _open_ducklake(
 
 def _open_postgresql(settings: Settings, url: Url, clock: Clock, ids: Ids) -> tuple[Warehouse, PartStore]:
     with _extra("postgresql"):
+        from onerow.adapters.postgresql.connection import Server
         from onerow.adapters.warehouse.postgresql.parts import PostgresParts
         from onerow.adapters.warehouse.postgresql.warehouse import PostgresWarehouse
 
+    server = Server(url.secret)  # shared, and closed with the warehouse
     warehouse = PostgresWarehouse(
         url.secret,
         control_schema=settings.control_schema,
         lease_s=settings.lease_duration_s,
         busy_timeout_s=settings.busy_timeout_s,
+        server=server,
     )
     parts = PostgresParts(
         url.secret,
@@ -160,6 +163,7 @@ def _open_postgresql(settings: Settings, url: Url, clock: Clock, ids: Ids) -> tu
         clock=clock,
         ids=ids,
         is_merged=asks_ledger(warehouse),
+        server=server,
     )
     return warehouse, parts
 

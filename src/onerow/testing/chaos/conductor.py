@@ -215,14 +215,17 @@ class _Running:
     def _do(self, fault: Fault) -> None:
         """Do a fault now."""
         if fault.kind in {"kill", "pause"}:
-            worker = self._workers[fault.target]
-            if worker.exit_code is not None:
-                return  # it is about to be born again
+            count = len(self._workers)
+            order = [self._workers[(fault.target + number) % count] for number in range(count)]
+            worker = next((one for one in order if one.exit_code is None and not one.stopped), None)
+            if worker is None:
+                return  # all of them are dead or stand still already
             if fault.kind == "kill":
                 self.nursery.signal(worker, signal.SIGKILL)
             else:
                 self._resume_at_s[worker.pid] = time.monotonic() + fault.lasts_s
                 self.nursery.signal(worker, signal.SIGSTOP)
+                self.done["pause"] += 1
             return
         self.lines.disturb(fault.kind, lasts=fault.lasts_s > 0)
         self._mend_at_s[fault.kind] = time.monotonic() + fault.lasts_s
@@ -246,12 +249,12 @@ class _Running:
         if worker.pid not in self._resume_at_s:  # it has stopped itself, at a point of a consolidation
             leases = self._chance.uniform(*self.options.pause_leases)
             self._resume_at_s[worker.pid] = now_s + leases * self.options.lease_s
+            self.done["pause"] += 1
         if end or (self._resume_at_s[worker.pid] <= now_s and self._others_went_on(worker)):
             del self._resume_at_s[worker.pid]
             self._overtaken_at.pop(worker.pid, None)
             worker.stopped = False
             self.nursery.signal(worker, signal.SIGCONT)
-            self.done["pause"] += 1
 
     def _others_went_on(self, worker: Child) -> bool:
         """Say whether a worker that stumbles on purpose has been overtaken, as it was meant to be."""
