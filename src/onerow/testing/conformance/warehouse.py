@@ -14,6 +14,7 @@ from onerow.testing.conformance import (
     warehouse_repair,
     warehouse_repair_ends,
     warehouse_repair_versions,
+    warehouse_restore,
     warehouse_versions,
     warehouse_views,
 )
@@ -30,6 +31,7 @@ CHECKS: Checks[WarehouseHarness] = Checks(
         *warehouse_protocol.CHECKS,
         *warehouse_outcomes.CHECKS,
         *warehouse_repair.CHECKS,
+        *warehouse_restore.CHECKS,
         *warehouse_repair_ends.CHECKS,
         *warehouse_repair_versions.CHECKS,
         *warehouse_guarded.CHECKS,
