@@ -433,6 +433,12 @@ class DuckLakeHarness(WarehouseHarness):
             self._opened.append(self.another_warehouse(self.catalog))
         return self._opened[self._calls % len(self._opened)]
 
+    @contextmanager
+    def another(self):
+        """Give one more warehouse object, and close it."""
+        with closing(self.another_warehouse(self.catalog)) as warehouse:
+            yield warehouse
+
     def another_warehouse(self, catalog):
         return DuckLakeWarehouse(
             catalog=catalog,

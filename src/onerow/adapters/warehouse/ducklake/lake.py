@@ -35,7 +35,7 @@ from onerow.adapters.warehouse.ducklake.kept import KeptFiles
 from onerow.errors import ConfigurationError, ConflictError, NotInstalledError, OnerowError, WarehouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from onerow.core.spec import TableSpec
 
@@ -183,11 +183,14 @@ class Lake(Database):
 
     def commit(self, connection: duckdb.DuckDBPyConnection, *specs: TableSpec) -> None:
         """Commit; if nobody can tell whether it was kept, see that the files that it names are there."""
+        self.commit_of(connection, [(schema_of(spec), spec.target[-1]) for spec in specs])
+
+    def commit_of(self, connection: duckdb.DuckDBPyConnection, tables: Sequence[tuple[str, str]]) -> None:
+        """Commit what has changed ``tables``, by schema and name, or the control tables."""
         if "://" in self.data_path:
             connection.execute("commit")
             return
-        tables = [(self._control_schema, None), *((schema_of(spec), spec.target[-1]) for spec in specs)]
-        folders = [self._folder(schema, table) for schema, table in tables]
+        folders = {self._folder(self._control_schema, None), *(self._folder(schema, table) for schema, table in tables)}
         kept = KeptFiles(Path(self.data_path), folders, since_s=self._local.opened_s)
         try:
             connection.execute("commit")
@@ -293,7 +296,7 @@ class Lake(Database):
                 f"{doing}: the catalog cannot be reached: {_lines(text)}",
                 hint="Look whether its server runs and the URL is right. Staging is kept.",
             )
-        return map_error(type(error)(text), doing)
+        return map_error(type(error)(_lines(text)), doing)
 
     def redacted(self, text: str) -> str:
         """Return a message without the catalog's secrets."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import random
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import duckdb
 
 from onerow.adapters.warehouse.duckdb import install as installation
-from onerow.adapters.warehouse.duckdb.guarded import Interventions
+from onerow.adapters.warehouse.duckdb.guarded import Interventions, rollback
 from onerow.adapters.warehouse.duckdb.merge import Transaction
 from onerow.adapters.warehouse.duckdb.versions import VersionsTransaction
 from onerow.adapters.warehouse.duckdb.warehouse import BUSY_TIMEOUT_S, EmbeddedWarehouse
-from onerow.adapters.warehouse.ducklake import doctor
+from onerow.adapters.warehouse.ducklake import doctor, upkeep
 from onerow.adapters.warehouse.ducklake.lake import Lake, catalog_of
 from onerow.core.plans import Committed, Refused, Unknown
 from onerow.errors import ConflictError, NotInstalledError, OnerowError
@@ -210,6 +211,45 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
                 return [*facts, *doctor.look(connection, specs)]
         except OnerowError as error:
             return [*facts, ("lake", False, str(error))]
+
+    def upkeep(self, specs: Sequence[TableSpec], *, apply: bool) -> Sequence[str]:
+        """Merge small files, rewrite heavily deleted ones, forget old snapshots and remove their files."""
+        lines: list[str] = []
+        for spec in specs:
+            lines += self._retried(partial(self._compact, self._tables_of(spec), apply=apply))
+        if specs:
+            shared = [(self._schema, name) for name in ("ledger", "history")]
+            lines += self._retried(partial(self._compact, shared, apply=apply))
+        with self._errors("old snapshots cannot be expired"), self._database.open() as connection:
+            snapshots = upkeep.old_snapshots(connection)
+            if apply and snapshots:
+                upkeep.expire(connection)
+            files = upkeep.remove_files(connection) if apply else upkeep.old_files(connection)
+        return [*lines, *upkeep.snapshot_lines(snapshots, files)]
+
+    def _tables_of(self, spec: TableSpec) -> list[tuple[str, str]]:
+        """Return the target and the control table that is written as often."""
+        fences = self._control.of(spec.name).real_name("fences")
+        return [(installation.schema_of(spec), spec.target[-1]), (self._schema, fences)]
+
+    def _compact(self, tables: Sequence[tuple[str, str]], *, apply: bool) -> list[str]:
+        """Compact tables. The guard cannot be part of it: DuckLake lets no compaction change rows.
+
+        It needs none: what a compaction rewrites and somebody else has deleted from meanwhile is a conflict.
+        """
+        with self._errors("the files cannot be compacted"), self._database.open() as connection:
+            found = [upkeep.table_files(connection, schema, table) for schema, table in tables]
+            todo = [files for files in found if files.line]
+            for step in (upkeep.rewrite, upkeep.merge) if apply and todo else ():
+                connection.execute("begin")
+                try:
+                    for files in todo:
+                        step(connection, files.schema, files.table)
+                    self._lake.commit_of(connection, tables)
+                except BaseException:
+                    rollback(connection)
+                    raise
+        return [files.line for files in todo]
 
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
