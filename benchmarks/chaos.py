@@ -32,7 +32,7 @@ ENGINES: Final[dict[str, str]] = {
 }
 
 OVERLAPPING: Final[Mapping[str, Any]] = {"unlocked": 1.0, "linger_s": 0.05}
-STALE: Final[Mapping[str, Any]] = {"stumbles": "prepared", "unlocked": 0.0, "fault_every_s": 1e9, "skewed": False}
+STALE: Final[Mapping[str, Any]] = {"stumbles": "leased", "unlocked": 0.0, "fault_every_s": 1e9, "skewed": False}
 
 
 @dataclass(frozen=True)

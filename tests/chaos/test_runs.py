@@ -18,7 +18,7 @@ from onerow.testing import chaos
 from onerow.testing.chaos.plan import PREFIX
 
 SHORT = {"seconds": 4, "processes": 4, "lease_s": 0.6, "renew_every_s": 0.15, "fault_every_s": 0.5}
-STALE = {**SHORT, "processes": 3, "stumbles": "prepared", "unlocked": 0.0, "fault_every_s": 1e9, "skewed": False}
+STALE = {**SHORT, "processes": 3, "stumbles": "leased", "unlocked": 0.0, "fault_every_s": 1e9, "skewed": False}
 OVERLAPPING = {**SHORT, "unlocked": 1.0, "linger_s": 0.1, "fault_every_s": 1e9, "accident": 0.0}
 
 
