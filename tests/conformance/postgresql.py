@@ -17,7 +17,6 @@ from onerow.adapters.warehouse.postgresql.sql import PART
 from onerow.adapters.warehouse.postgresql.target import related_table, target_table
 from onerow.adapters.warehouse.postgresql.warehouse import PostgresWarehouse
 from onerow.core.spec import TableSpec
-from onerow.errors import StagingError
 from onerow.testing.conformance.harness import LOCKS, SPEC, PartStoreHarness, WarehouseHarness
 from onerow.testing.conformance.rows import SPEC as PART_SPEC
 from support import postgres as servers
@@ -37,7 +36,7 @@ def shared_server():
 
 @cache
 def shared_staging():
-    return Server(shared_url(), errors=StagingError)
+    return Server(shared_url())
 
 
 _usual: list[object] = []
@@ -155,7 +154,7 @@ class PostgresHarness(WarehouseHarness):
         self.url = url or shared_url()
         self.server = Server(url) if url else shared_server()
         self._begun = url is not None
-        self._parts = open_parts() if url is None else open_parts(url=url, server=Server(url, errors=StagingError))
+        self._parts = open_parts() if url is None else open_parts(url=url, server=Server(url))
 
     def begin(self):
         """Empty the database, once, before anything else is done."""

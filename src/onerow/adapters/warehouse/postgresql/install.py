@@ -31,6 +31,7 @@ MAX_NAME_BYTES: Final = 63
 MAX_INDEX_COLUMNS: Final = 32
 SYSTEM_COLUMNS: Final = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 READABLE_CHARS: Final = 40
+HAS_SCHEMA: Final = sql.SQL("select exists (select from pg_catalog.pg_namespace where nspname = $1)")
 UNIQUE_SUFFIX: Final = "_onerow_key"
 LOOKUP_SUFFIX: Final = "_onerow_lookup"
 
@@ -51,7 +52,8 @@ def install(
     run(connection, control["lock_install"], control_schema)
     made: list[str] = []
     present = {name for (name,) in rows(connection, control["read_control_tables"], control_schema)}
-    if not present:
+    (there,) = row(connection, HAS_SCHEMA, control_schema)
+    if not there:  # asked first: even "if not exists" needs the right to create one
         run(connection, control["create_schema"])
     for name in CONTROL_TABLES:
         if name not in present:
@@ -92,7 +94,8 @@ def _install_target(
     name = ".".join(spec.target)
     table = target_table(spec)
     if not found:
-        if len(spec.target) > 1:
+        (there,) = row(connection, HAS_SCHEMA, schema_of(spec))
+        if not there:
             run(connection, sql.SQL("create schema if not exists {}").format(sql.Identifier(schema_of(spec))))
         definitions = sql.SQL(", ").join(_definition(spec, column) for column in spec.stored_columns)
         run(connection, sql.SQL("create table {} ({})").format(table, definitions))

@@ -141,7 +141,7 @@ class PostgresPartWriter:
     def _known(self, part_id: str) -> tuple[int, str | None, int]:
         """Return the part's last revision, what to tell of it (None: it is to be staged) and its size."""
         control = self._store.control
-        with self._store.server.connection() as connection:
+        with self._store.connection() as connection:
             found = rows(connection, control["current_part"], self._spec.name, self._batch, part_id)
             if not found:
                 return 0, None, 0
@@ -195,7 +195,7 @@ class PostgresPartWriter:
         )
         identity = f"q{identity[1:]}"
         values = (identity, self._spec.name, self._batch, self._worker, self._bad_source, bad.rows)
-        with self._store.server.connection() as connection:
+        with self._store.connection() as connection:
             try:
                 begin(connection, settings={})
                 if rows(connection, control["insert_quarantine"], *values):

@@ -80,7 +80,7 @@ class PostgresWarehouse:
         versions: type[VersionsTransaction] = VersionsTransaction,
         server: Server | None = None,
     ) -> None:
-        self._server = server or Server(url)
+        self.server = server or Server(url)
         self._schema = control_schema
         self._lease_s = lease_s
         self._busy_timeout_s = busy_timeout_s
@@ -119,7 +119,7 @@ class PostgresWarehouse:
     @contextmanager
     def prepare(self, plan: MergePlan) -> Iterator[PreparedMerge]:
         """Begin the transaction, and read, check and deduplicate the parts; the guard is not taken yet."""
-        with self._server.connection() as connection:
+        with self.server.connection() as connection:
             try:
                 with self._errors(f"the parts of batch {plan.batch!r} cannot be read"):
                     self._ensure_guards(connection, plan.spec, [task.partition for task in plan.tasks])
@@ -272,7 +272,7 @@ class PostgresWarehouse:
 
     def close(self) -> None:
         """Let go of connections."""
-        self._server.close()
+        self.server.close()
 
     # --- transactions ----------------------------------------------------------------------
 
@@ -309,7 +309,7 @@ class PostgresWarehouse:
     @contextmanager
     def _changing(self, doing: str, *words: str, commit: bool = True) -> Iterator[Connection]:
         """Run a block in a transaction of its own."""
-        with self._errors(doing), self._server.connection() as connection:
+        with self._errors(doing), self.server.connection() as connection:
             lookout = self._lookout(connection)
             try:
                 begin(connection, settings=self._settings(connection, *words))
@@ -327,7 +327,7 @@ class PostgresWarehouse:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with self._errors("the warehouse cannot be read"), self._server.connection() as connection:
+        with self._errors("the warehouse cannot be read"), self.server.connection() as connection:
             yield connection
 
     @contextmanager
@@ -338,7 +338,7 @@ class PostgresWarehouse:
             raise map_error(error, doing) from error
 
     def _lookout(self, connection: Connection) -> Lookout:
-        return Lookout(self._server, connection, busy_timeout_s=self._busy_timeout_s)
+        return Lookout(self.server, connection, busy_timeout_s=self._busy_timeout_s)
 
     def _busy(self, lookout: Lookout) -> WarehouseBusyError:
         return WarehouseBusyError(
