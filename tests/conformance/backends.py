@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
 import duckdb
@@ -50,6 +50,7 @@ GAPS: dict[tuple[str, str], str] = {
     ("memory", "no_update_is_lost_between_processes"): ONE_PROCESS,
     ("memory", "a_waiter_whose_process_was_killed_blocks_nobody"): ONE_PROCESS,
     ("memory", "a_damaged_manifest_is_an_error"): "has no manifest outside the process that somebody could damage",
+    ("memory", "a_damaged_entry_is_an_error"): "has no entry outside the process that somebody could damage",
 }
 
 
@@ -136,6 +137,9 @@ class MemoryPartsHarness(PartStoreHarness):
     def damage_manifest(self, part):
         """There is none."""
 
+    def damage_quarantine(self, table, quarantine_id):
+        """There is nothing outside the process."""
+
     def age(self, parts, seconds):
         self._now_s += seconds
 
@@ -162,6 +166,10 @@ class FilePartsHarness(PartStoreHarness):
     def damage_manifest(self, part):
         flip_a_byte(self.store().data_path(part).parent / f"{part.part_id}.json", at=0)
 
+    def damage_quarantine(self, table, quarantine_id):
+        (rows,) = (self.store().table_folder(table) / "quarantine").glob(f"{quarantine_id}.*.ndjson")
+        flip_a_byte(rows)
+
     def age(self, parts, seconds):
         paths = [self.store().data_path(part).with_suffix(".retired") for part in parts]
         for path in [*paths, *(self._folder / ".tmp").glob("*")]:
@@ -186,6 +194,7 @@ PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness, "postgre
 
 class MemoryWarehouseHarness(WarehouseHarness):
     domain = "table"
+    has_own_clock = True
 
     def __init__(self, folder: Path) -> None:
         self._parts = MemoryParts()
@@ -203,7 +212,24 @@ class MemoryWarehouseHarness(WarehouseHarness):
         return [dict(zip(stored_names(spec), row, strict=True)) for row in rows]
 
     def related_rows(self, spec, suffix):
-        return {DUPLICATES: duplicates_view, CURRENT: current_view}[suffix](spec, self.table_rows(spec))
+        if suffix != "_removed_duplicates":
+            return {DUPLICATES: duplicates_view, CURRENT: current_view}[suffix](spec, self.table_rows(spec))
+        return [
+            {
+                **dict(zip(stored_names(spec), one.row, strict=True)),
+                "__onerow_run": one.run,
+                "__onerow_removed_at": one.removed_at,
+                "__onerow_reason": one.reason,
+                "__onerow_batch": one.batch,
+            }
+            for one in self._database.tables[spec.name].removed
+        ]
+
+    def snapshot(self):
+        return dict(self._database.tables)
+
+    def go_back(self, moment):
+        self._database.tables = dict(moment)
 
     def foreign_insert(self, spec, rows):
         self.warehouse().insert_foreign(spec, [tuple(row[name] for name in stored_names(spec)) for row in rows])
@@ -356,6 +382,12 @@ class DuckDBHarness(WarehouseHarness):
         with self._connection() as connection:
             connection.execute(f"delete from {_target(spec)}")
 
+    def snapshot(self):
+        return self.path.read_bytes()
+
+    def go_back(self, moment):
+        self.path.write_bytes(moment)
+
     def lose_data(self, part):
         self._parts.data_path(part).unlink()
 
@@ -367,7 +399,7 @@ class DuckLakeHarness(WarehouseHarness):
     """What is the same with every catalog. Checks begin with a copy of a lake that install has made once."""
 
     transaction = DuckDBTransaction
-    prepared: dict[tuple[TableSpec, ...], tuple[Path, Path | str]]
+    prepared: ClassVar[dict[tuple[TableSpec, ...], tuple[Path, Path | str]]]
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -400,6 +432,12 @@ class DuckLakeHarness(WarehouseHarness):
         if len(self._opened) < OBJECTS:
             self._opened.append(self.another_warehouse(self.catalog))
         return self._opened[self._calls % len(self._opened)]
+
+    @contextmanager
+    def another(self):
+        """Give one more warehouse object, and close it."""
+        with closing(self.another_warehouse(self.catalog)) as warehouse:
+            yield warehouse
 
     def another_warehouse(self, catalog):
         return DuckLakeWarehouse(
@@ -437,11 +475,17 @@ class DuckLakeHarness(WarehouseHarness):
     def locate(self, part):
         return str(self._parts.verify(part))
 
-    def close(self):
+    def let_go(self):
+        """Close every connection to the lake; the next use makes new ones."""
         for warehouse in self._opened:
             warehouse.close()
+        self._opened.clear()
         if self._bystander is not None:
             self._bystander.close()
+            self._bystander = None
+
+    def close(self):
+        self.let_go()
 
     @contextmanager
     def connection(self):
@@ -464,9 +508,9 @@ class DuckLakeHarness(WarehouseHarness):
 
     def table_rows(self, spec):
         with self.connection() as connection:
-            columns = ", ".join(f'"{name}"' for name in spec.column_names)
+            columns = ", ".join(quoted(name) for name in stored_names(spec))
             table = connection.sql(f"select {columns} from {_in_lake(spec)}").to_arrow_table()
-        return table.cast(arrow_schema(spec.columns)).to_pylist()
+        return table.cast(arrow_schema(spec.stored_columns)).to_pylist()
 
     def related_rows(self, spec, suffix):
         with self.connection() as connection:
@@ -474,8 +518,8 @@ class DuckLakeHarness(WarehouseHarness):
         return [{name: utc(value) for name, value in row.items()} for row in table.to_pylist()]
 
     def foreign_insert(self, spec, rows):
-        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(spec.columns))
-        columns = ", ".join(f'"{name}"' for name in spec.column_names)
+        table = pa.Table.from_pylist(list(rows), schema=arrow_schema(spec.stored_columns))
+        columns = ", ".join(quoted(name) for name in stored_names(spec))
         with self.connection() as connection:
             connection.register("foreign_rows", table)
             connection.execute(f"insert into {_in_lake(spec)} ({columns}) select {columns} from foreign_rows")
@@ -496,7 +540,7 @@ MOVE_LAKE = "update ducklake_metadata set value = {} where key = 'data_path'"
 
 
 class DuckLakeSqliteHarness(DuckLakeHarness):
-    prepared = {}
+    prepared: ClassVar = {}
 
     def new_catalog(self, folder):
         return folder / "catalog.sqlite"
@@ -506,15 +550,24 @@ class DuckLakeSqliteHarness(DuckLakeHarness):
         with closing(sqlite3.connect(self.catalog)) as connection, connection:
             connection.execute(MOVE_LAKE.format("?"), [f"{self.data_path}/"])
 
+    def snapshot(self):
+        """Copy the catalog alone: the files of a lake never change."""
+        self.let_go()
+        return self.catalog.read_bytes()
+
+    def go_back(self, moment):
+        self.let_go()
+        self.catalog.write_bytes(moment)
+
 
 class DuckLakePostgresHarness(DuckLakeHarness):
-    prepared = {}
+    prepared: ClassVar = {}
 
     def new_catalog(self, folder):
         return servers.databases().url(servers.databases().create())
 
-    def copy_catalog(self, source):
-        to, model = (urlsplit(url).path.lstrip("/") for url in (self.catalog, source))
+    def copy_catalog(self, source, *, model=None, to=None):
+        model, to = model or name_of(source), to or name_of(self.catalog)
         with servers.databases().connect() as connection:
             connection.execute(f"drop database {to}")
             connection.execute(f"create database {to} template {model} strategy file_copy")
@@ -523,7 +576,23 @@ class DuckLakePostgresHarness(DuckLakeHarness):
 
     def close(self):
         super().close()
-        servers.databases().drop(urlsplit(self.catalog).path.lstrip("/"))
+        servers.databases().drop(name_of(self.catalog))
+
+    def snapshot(self):
+        """Copy the catalog alone: the files of a lake never change."""
+        self.let_go()
+        moment = servers.databases().create()
+        self.copy_catalog(None, model=name_of(self.catalog), to=moment)
+        return moment
+
+    def go_back(self, moment):
+        self.let_go()
+        self.copy_catalog(servers.databases().url(moment))
+        servers.databases().drop(moment)
+
+
+def name_of(url):
+    return urlsplit(url).path.lstrip("/")
 
 
 def _in_lake(spec, suffix=""):

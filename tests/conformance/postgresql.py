@@ -127,6 +127,12 @@ class PostgresPartsHarness(PartStoreHarness):
     def damage_manifest(self, part):
         change(shared_server(), "update {} set manifest = '{{}}' where part_id = {}", sql.Identifier("onerow", "parts"), sql.Literal(part.part_id))
 
+    def damage_quarantine(self, table, quarantine_id):
+        change(
+            shared_server(), "delete from {} where quarantine_id = {} and position = 2",
+            sql.Identifier("onerow", "quarantine_rows"), sql.Literal(quarantine_id),
+        )  # fmt: skip
+
     def age(self, parts, seconds):
         change(
             shared_server(), "update {} set changed_at = changed_at - make_interval(secs => {}) where number = any ({})",

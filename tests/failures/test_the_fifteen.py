@@ -455,13 +455,15 @@ def test_failure_14_existing_duplicates(bench):
         assert (first.status, first.error_kind, result.exit_code) == ("failed", "duplicates", 3)
         assert "o'neal" in first.error
         assert "current_points_line=24.50" in first.error
-        assert "onerow check --table predictions --partition 2026-01-10" in first.error
+        assert "onerow dedupe --table predictions --partition 2026-01-10" in first.error
         assert (second.partition, second.status) == ("2026-01-11", "committed")
         assert result.parts_removed == 0  # it still waits for the first date
         (report,) = store.check("predictions", partition="2026-01-10")
         assert (report.result.duplicate_keys, report.result.extra_rows, report.exit_code) == (1, 1, 3)
-        bench.write("delete from predictions where rowid = (select max(rowid) from predictions "
-                    "where player_lookup = 'o''neal')")  # fmt: skip
+        plan = store.plan_repair("predictions", "2026-01-10")
+        assert [(one.partition, one.keys, one.extra_rows) for one in plan.partitions] == [("2026-01-10", 1, 1)]
+        repaired = store.repair("predictions", plan=plan, reason="found by failure 14")
+        assert (repaired.success, repaired.rows_removed) == (True, 1)
         assert store.consolidate("predictions", "b").status == "committed"
         assert store.check("predictions")[0].clean
     bench.audit()

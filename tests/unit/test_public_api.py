@@ -14,10 +14,10 @@ import onerow
 
 PUBLIC = {
     "BatchConsolidator", "BatchNotFoundError", "BatchStagingWriter", "CheckReport", "Column", "ConfigurationError",
-    "ConsolidationLock", "ConsolidationResult", "DataError", "DuplicatesError", "FencedError", "ForceRelease",
-    "HeldLeases", "LeaseLostError", "LockAcquisitionError", "LockState", "OnerowError", "OutcomeUnknownError",
-    "PartRefusedError", "PartitionResult", "Settings", "StagedPart", "StaleLeaseError", "Store", "TableSpec",
-    "UsageError", "load_settings", "open",
+    "ConflictError", "ConsolidationLock", "ConsolidationResult", "DataError", "DuplicatesError", "FencedError",
+    "ForceRelease", "HeldLeases", "LeaseLostError", "LockAcquisitionError", "LockState", "OnerowError",
+    "OutcomeUnknownError", "PartRefusedError", "PartitionResult", "PlanOutdatedError", "RepairPlan", "RepairResult",
+    "Settings", "StagedPart", "StaleLeaseError", "Store", "TableSpec", "UsageError", "load_settings", "open",
 }  # fmt: skip
 """Never remove a name; a new one is added here on purpose."""
 

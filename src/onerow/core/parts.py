@@ -163,6 +163,7 @@ class StagedPart:
             ``already_merged``: the same part was merged and its data is gone already;
             ``empty``: there were no rows, nothing was staged.
         rows_quarantined: rows put aside because they break the row contract.
+        quarantine_id: the entry they are in, "" for none.
     """
 
     status: Literal["staged", "already_staged", "already_merged", "empty"]
@@ -175,6 +176,7 @@ class StagedPart:
     size_bytes: int
     source: str = ""
     rows_quarantined: int = 0
+    quarantine_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

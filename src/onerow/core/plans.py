@@ -105,6 +105,7 @@ class Committed:
 
     Attributes:
         read_back: found by reading the ledger after an unknown end.
+        duplicates_removed: rows moved aside before the merge, of the partitions where that was done.
     """
 
     counts: Mapping[str | None, MergeCounts]
@@ -112,6 +113,7 @@ class Committed:
     verify_s: float = 0.0
     read_back: bool = False
     details: Mapping[str, int] = field(default_factory=dict)
+    duplicates_removed: Mapping[str | None, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

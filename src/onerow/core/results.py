@@ -26,7 +26,8 @@ STATUS_GRAVITY: tuple[Status, ...] = (
 class PartitionResult:
     """What became of one partition. Rows are counts, times are seconds.
 
-    rows_staged = rows_inserted + rows_updated + rows_unchanged + rows_superseded.
+    rows_staged = rows_inserted + rows_updated + rows_unchanged + rows_superseded. ``duplicates_removed`` counts rows
+    that the table held before and that a repair has moved aside in the same transaction.
     """
 
     partition: str | None
@@ -45,6 +46,7 @@ class PartitionResult:
     error: str | None = None
     error_kind: str | None = None
     exit_code: int = errors.EXIT_DONE
+    duplicates_removed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``--output json`` prints for a partition."""

@@ -48,9 +48,14 @@ class RowProblem:
     value: str = ""
     word: str = "row"
 
-    def __str__(self) -> str:
+    @property
+    def said(self) -> str:
+        """What is wrong, without the position."""
         what = f"{self.value} {self.reason}" if self.value else self.reason
-        return f"{self.word} {self.row}, column {self.column!r}: {what}"
+        return f"column {self.column!r}: {what}"
+
+    def __str__(self) -> str:
+        return f"{self.word} {self.row}, {self.said}"
 
 
 @dataclass(frozen=True, slots=True)

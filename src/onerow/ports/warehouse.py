@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from onerow.core.partitions import Scope
     from onerow.core.plans import Committed, Merged, MergePlan, Outcome, Refused, Unknown
-    from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan
+    from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan, RestorePlan
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
 
@@ -54,7 +54,9 @@ class HistoryEntry:
 
     Attributes:
         action: ``consolidate``, ``force_release``, ``discard``, ``dedupe``, ``restore`` or ``guarded``.
-        rows_inserted: of ``guarded``, the net change of the partition's rows, which may be negative.
+        rows_inserted: of ``guarded`` and ``restore``, the net change of the partition's rows, which may be
+            negative; of ``dedupe``, 0 or less: minus those of the rows moved aside that the history had explained,
+            so that the sum over a partition explains its rows after every action.
         rows_superseded: of ``dedupe`` and ``restore``, the rows that were moved aside.
         committed_at: UTC, by the warehouse's clock.
     """
@@ -167,8 +169,12 @@ class GuardedTransaction(Protocol):
     ) -> Sequence[tuple[object, ...]]:
         """Run one statement in the engine's own dialect and return its rows, if it has any.
 
+        Names without a schema are found where the target stands. After a statement has failed nothing of the block
+        is committed, even if the block goes on.
+
         Raises:
-            UsageError: it begins or ends a transaction.
+            UsageError: it begins or ends a transaction, reaches beyond the warehouse, or is not one statement; it was
+                not run, the block may go on.
             ConflictError: it lost against another transaction; run the whole block again.
             WarehouseError: the engine refuses it.
         """
@@ -266,6 +272,16 @@ class Warehouse(Protocol):
         Raises:
             PlanOutdatedError: the duplicates are not those of the plan any more; nothing was changed.
             As ``guarded``.
+        """
+        ...
+
+    def plan_restore(
+        self, spec: TableSpec, partition: str | None, *, run: str, key: Mapping[str, str | None]
+    ) -> RestorePlan:
+        """Tell what ``restore`` would exchange. Changes nothing.
+
+        Raises:
+            UsageError: ``run`` removed no row of that key in the partition.
         """
         ...
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onerow.core.partitions import Scope, canonical_partition
@@ -45,6 +45,7 @@ from onerow.errors import (
     StagingError,
     VerificationError,
 )
+from onerow.services.budget import Budget
 from onerow.services.events import emit
 from onerow.services.group import Group, Run, facts_of, tell_commit, tell_failure
 from onerow.services.leases import Unlocked
@@ -60,16 +61,6 @@ if TYPE_CHECKING:
     from onerow.ports.warehouse import Warehouse
     from onerow.services.group import Request, Waiting
     from onerow.services.leases import HeldLeases, Leases
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How often to try again. Waits grow twofold from ``backoff_s`` to ``max_backoff_s``, with jitter."""
-
-    max_attempts: int = 12
-    max_resolve_attempts: int = 6
-    backoff_s: float = 0.02
-    max_backoff_s: float = 2.0
 
 
 class Consolidator:
@@ -296,15 +287,13 @@ class Consolidator:
 
     def _turn(self, plan: MergePlan) -> AbstractContextManager[None]:
         """Take the turn to commit, where commits of different scopes collide."""
-        domain = self._warehouse.capabilities.commit_domain
-        if plan.unlocked or domain == "row":
+        if plan.unlocked:
             return nullcontext()
-        name = plan.spec.name if domain == "table" else "warehouse"
-        return self._leases.turn(name, holder=plan.holder, batch=plan.batch)
+        domain = self._warehouse.capabilities.commit_domain
+        return self._leases.commit_turn(domain, plan.spec.name, holder=plan.holder, batch=plan.batch)
 
     def _back_off(self, tried: int) -> None:
-        wait_s = min(self._budget.backoff_s * 2**tried, self._budget.max_backoff_s)
-        self._clock.sleep_s(wait_s * (0.5 + self._ids.jitter()))
+        self._budget.back_off(tried, clock=self._clock, ids=self._ids)
 
     def _clean_up(self, request: Request, done: Sequence[PartManifest]) -> int:
         """Retire parts that the ledger names for all their partitions. Failing here loses nothing."""

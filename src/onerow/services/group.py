@@ -98,6 +98,7 @@ class Group:
                     lock_wait_s=self.lock_wait_s,
                     merge_s=committed.merge_s,
                     verify_s=committed.verify_s,
+                    duplicates_removed=committed.duplicates_removed.get(task.partition, 0),
                 )
             )
         self.attempts = 0
@@ -166,6 +167,8 @@ def facts_of(plan: MergePlan) -> dict[str, str | int | None]:
 def tell_commit(plan: MergePlan, committed: Committed) -> None:
     """Log a committed plan."""
     facts = facts_of(plan)
+    for partition, rows_removed in committed.duplicates_removed.items():
+        emit("onerow.duplicates_repaired", rows_removed=rows_removed, **{**facts, "partition": partition})
     emit("onerow.verify_passed", verify_s=round(committed.verify_s, 6), **facts)
     emit(
         "onerow.merge_committed",

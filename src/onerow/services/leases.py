@@ -6,7 +6,7 @@ store: compare-and-swap, reading back a lost reply, waiting, renewing beside the
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from onerow.services.events import emit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from onerow.core.leases import LeaseRecord
     from onerow.ports.clock import Background, Clock, Ids
@@ -232,6 +233,14 @@ class Leases:
         claim = _Claim(TURN_PREFIX, holder, batch, self.settings.turn_duration_s)
         with self._hold(claim, [Scope(domain)], None):
             yield
+
+    def commit_turn(
+        self, domain: str, table: str, *, holder: str, batch: str
+    ) -> AbstractContextManager[None]:
+        """Take the turn to commit where commits of different scopes collide; ``domain`` is the warehouse's."""
+        if domain == "row":
+            return nullcontext()
+        return self.turn(table if domain == "table" else "warehouse", holder=holder, batch=batch)
 
     @contextmanager
     def _hold(

@@ -32,11 +32,13 @@ class RetentionPlan:
         parts: retired parts that the ledger names for all their partitions; their data may go.
         unmerged: retired parts that the ledger does not name any more; they wait to be merged again.
         remains: files that crashed writers have left behind.
+        upkeep: what the warehouse would do to its own storage, as lines.
     """
 
     parts: tuple[PartManifest, ...]
     unmerged: tuple[PartManifest, ...]
     remains: tuple[str, ...]
+    upkeep: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -53,6 +55,7 @@ class Retention:
 
     def plan(self, specs: Iterable[TableSpec], *, older_than_s: float) -> RetentionPlan:
         """Return what may be removed: merged at least so long ago, and remains of at least an hour."""
+        specs = list(specs)
         parts: list[PartManifest] = []
         unmerged: list[PartManifest] = []
         for spec in specs:
@@ -66,7 +69,8 @@ class Retention:
                 parts += done
                 unmerged += [part for part in retired if part.part_id not in ids]
         remains = self._parts.remains(older_than_s=max(older_than_s, MIN_REMAINS_AGE_S))
-        return RetentionPlan(tuple(parts), tuple(unmerged), tuple(remains))
+        upkeep = self._warehouse.upkeep(specs, apply=False)
+        return RetentionPlan(tuple(parts), tuple(unmerged), tuple(remains), tuple(upkeep))
 
     def apply(self, plan: RetentionPlan, *, older_than_s: float) -> tuple[int, Sequence[str]]:
         """Remove the data of the plan's parts, by identity, and remains.
@@ -77,3 +81,7 @@ class Retention:
         purged = self._parts.purge(plan.parts)
         removed = self._parts.remove_remains(older_than_s=max(older_than_s, MIN_REMAINS_AGE_S))
         return purged, removed
+
+    def keep_up(self, specs: Iterable[TableSpec]) -> Sequence[str]:
+        """Have the warehouse keep its own storage in check; return what it did, as lines."""
+        return self._warehouse.upkeep(list(specs), apply=True)

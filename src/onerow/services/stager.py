@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onerow.core.names import check_name
-from onerow.core.rows import Converted, RowConverter, RowProblem
+from onerow.core.quarantine import bad_rows, without
+from onerow.core.rows import MAX_PROBLEM_ROWS, RowConverter, RowProblem
 from onerow.errors import PartRefusedError
 from onerow.services.events import emit
 
@@ -43,6 +44,9 @@ class Stager:
         Guarantee: atomic and idempotent. The part exists whole and durable when this returns; the same rows
         of the same worker and batch again are the same part.
 
+        Where the table says ``on_bad_row = "quarantine"`` bad rows are put aside, durably before the part
+        exists, and the good ones are staged; other columns than the table's still refuse the source.
+
         Raises:
             PartRefusedError: rows break the contract; the first ten are named, nothing was staged.
             InputFileError: the source is not what it is said to be; nothing was staged.
@@ -63,6 +67,16 @@ class Stager:
                     bad_rows=error.problem_count,
                 )
                 raise
+        if part.rows_quarantined:
+            emit(
+                "onerow.rows_quarantined",
+                table=spec.name,
+                batch=batch,
+                worker=worker,
+                source=source.name,
+                quarantine=part.quarantine_id,
+                rows_quarantined=part.rows_quarantined,
+            )
         emit(
             "onerow.part_staged",
             table=spec.name,
@@ -76,7 +90,13 @@ class Stager:
         return replace(part, source=source.name)
 
     def _write(self, spec: TableSpec, source: RowSource, *, batch: str, worker: str) -> StagedPart:
-        converter = RowConverter(spec, text_mode=source.text_mode, row_word=source.row_word)
+        quarantine = spec.on_bad_row == "quarantine"
+        converter = RowConverter(
+            spec,
+            text_mode=source.text_mode,
+            row_word=source.row_word,
+            max_problem_rows=None if quarantine else MAX_PROBLEM_ROWS,
+        )
         try:
             columns = converter.columns_for(source.column_names)
         except PartRefusedError as error:
@@ -91,15 +111,19 @@ class Stager:
         try:
             for rows in source.batches():
                 converted = converter.convert(rows, first_row=first_row)
-                problems += converted.problems if len(problems) < KEPT_PROBLEMS else ()
-                bad_count += converted.bad_count
-                if checks is not None:
-                    broken = _broken(checks, converted, source.row_word)
-                    problems += broken if len(problems) < KEPT_PROBLEMS else []
-                    bad_count += len({problem.row for problem in broken})
+                violations = checks.violations(converted.rows) if checks is not None else ()
+                broken = [_problem(converted.position(index), name, source.row_word) for index, name in violations]
                 first_row += rows.num_rows
-                if not bad_count:
-                    writer.write(converted.rows)
+                if quarantine:
+                    aside = bad_rows(rows, converted, broken)
+                    if aside:
+                        writer.put_aside(aside, source=source.name)
+                    writer.write(without(converted.rows, {index for index, _ in violations}))
+                else:
+                    problems += (*converted.problems, *broken) if len(problems) < KEPT_PROBLEMS else ()
+                    bad_count += converted.bad_count + len({problem.row for problem in broken})
+                    if not bad_count:
+                        writer.write(converted.rows)
                 self._on_rows(rows.num_rows)
             if bad_count:
                 raise _refusal(source, problems, bad_count)
@@ -108,11 +132,8 @@ class Stager:
             writer.abandon()
 
 
-def _broken(checks: RowChecks, converted: Converted, word: str) -> list[RowProblem]:
-    return [
-        RowProblem(converted.position(index), name, "is a check of the table that this row does not pass", "", word)
-        for index, name in checks.violations(converted.rows)
-    ]
+def _problem(position: int, check: str, word: str) -> RowProblem:
+    return RowProblem(position, check, "is a check of the table that this row does not pass", "", word)
 
 
 def _refusal(source: RowSource, problems: list[RowProblem], bad_count: int) -> PartRefusedError:

@@ -5,32 +5,39 @@ from __future__ import annotations
 import difflib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from onerow.core.names import check_name
 from onerow.core.partitions import Scope, canonical_partition
-from onerow.errors import ConfigurationError
+from onerow.core.repairs import RepairPlan
+from onerow.errors import ConfigurationError, UsageError
 from onerow.services.batches import BatchDesk
 from onerow.services.checker import check_tables
 from onerow.services.consolidator import Consolidator
 from onerow.services.group import Request
+from onerow.services.interventions import Interventions, Wanted
 from onerow.services.locks import LockDesk
+from onerow.services.repairs import Repairer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from onerow.core.parts import StagedPart
+    from onerow.core.parts import BadRow, Quarantined, StagedPart
     from onerow.core.results import ConsolidationResult
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Clock, Ids
     from onerow.ports.lockstore import LockStore
     from onerow.ports.partstore import PartStore
     from onerow.ports.rows import RowSource
-    from onerow.ports.warehouse import HistoryEntry, Warehouse
+    from onerow.ports.warehouse import GuardedTransaction, HistoryEntry, Warehouse
     from onerow.services.checker import CheckReport
     from onerow.services.leases import HeldLeases, Leases
+    from onerow.services.repairs import RepairResult
     from onerow.services.stager import Stager
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -114,10 +121,30 @@ class Store:
         Guarantee: atomic, durable and idempotent.
 
         Raises:
-            PartRefusedError: rows break the table's contract; nothing was staged.
+            PartRefusedError: rows break the table's contract; nothing was staged. Where the table says
+                ``on_bad_row = "quarantine"``, such rows are put aside and counted in the result instead.
         """
         spec = self.table(table)
         return self.ports.stager.stage(spec, self.ports.open_source(rows), batch=batch, worker=worker)
+
+    def quarantined(self, table: str | None = None) -> list[Quarantined]:
+        """Return the rows that were put aside, of one table or of all: one entry for each source."""
+        names = list(self.tables) if table is None else [self.table(table).name]
+        return [entry for name in names for entry in self.ports.parts.quarantined(name)]
+
+    def quarantined_rows(self, quarantine_id: str) -> tuple[Quarantined, Iterator[BadRow]]:
+        """Return an entry and its rows, by position.
+
+        Raises:
+            UsageError: there is no such entry.
+            StagingError: the rows cannot be read.
+        """
+        for entry in self.quarantined():
+            if entry.quarantine_id == quarantine_id:
+                return entry, self.ports.parts.quarantined_rows(entry.table, quarantine_id)
+        raise UsageError(
+            f"There is no quarantine entry {quarantine_id!r}.", hint="`onerow quarantine list` names them."
+        )
 
     def consolidate(
         self,
@@ -187,6 +214,140 @@ class Store:
         """Check one table or all for duplicates, broken row checks and rows the ledger does not explain."""
         specs = list(self.tables.values()) if table is None else [self.table(table)]
         return check_tables(self.ports.warehouse, specs, partition=partition, since=since, limit=limit)
+
+    def plan_repair(self, table: str, partition: str | None = None, *, limit: int = 20) -> RepairPlan:
+        """Find keys that stand more than once, with what made them so. Takes no lock, changes nothing.
+
+        Args:
+            table: its name in the configuration.
+            partition: only this one.
+            limit: how many keys to name.
+        """
+        return self.repairs.plan(self.table(table), partition, limit=limit)
+
+    def repair(
+        self,
+        table: str,
+        partition: str | None = None,
+        *,
+        plan: RepairPlan | str | None = None,
+        reason: str = "",
+        max_wait_s: float | None = None,
+    ) -> RepairResult:
+        """Keep the newest row of each key and move the others to ``<target>_removed_duplicates``.
+
+        Args:
+            table: its name in the configuration.
+            partition: only this one.
+            plan: what ``plan_repair`` has returned, or its identity; None: whatever stands more than once now.
+            reason: a person's words, kept beside the removed rows and in the history.
+            max_wait_s: the longest wait for each partition's lock.
+
+        Returns:
+            What became of each partition; failures are told there, not raised.
+
+        Raises:
+            PlanOutdatedError: the identity is that of another plan; nothing was changed.
+        """
+        spec = self.table(table)
+        found = plan if isinstance(plan, RepairPlan) else self.repairs.plan(spec, partition)
+        if isinstance(plan, str):
+            self.repairs.check_plan(found, plan)
+        if found.table != spec.name:
+            raise UsageError(f"The plan is for the table {found.table!r}, not for {spec.name!r}.")
+        return self.repairs.apply(spec, found, reason=reason, max_wait_s=max_wait_s)
+
+    def restore(
+        self,
+        table: str,
+        run: str,
+        key: Mapping[str, str | None],
+        partition: str | None = None,
+        *,
+        reason: str = "",
+        max_wait_s: float | None = None,
+    ) -> str:
+        """Exchange the row of a key with the one that ``run`` moved aside.
+
+        Args:
+            table: its name in the configuration.
+            run: identity of the repair, as in its result and in the history.
+            key: the business key, values as text; None is NULL. It may name the partition.
+            partition: the partition, if the key does not name it.
+            reason: a person's words, kept beside the row that goes and in the history.
+            max_wait_s: the longest wait for the lock.
+
+        Returns:
+            The identity of this exchange; restoring by it changes the rows back.
+
+        Raises:
+            UsageError: ``run`` has moved no row of that key aside.
+        """
+        restored_by, _ = self.repairs.restore(
+            self.table(table), run, key, partition, reason=reason, max_wait_s=max_wait_s
+        )
+        return restored_by
+
+    @contextmanager
+    def guarded(
+        self, table: str, partition: str | None = None, *, reason: str = "", max_wait_s: float | None = None
+    ) -> Iterator[GuardedTransaction]:
+        """Run your own statements in one transaction under the lock, the guard and the fencing token.
+
+            with store.guarded("predictions", "2026-01-17", reason="backfill") as tx:
+                tx.execute(f"delete from {tx.target} where ...")
+                tx.execute(f"insert into {tx.target} ...")
+
+        It commits at the end of the block if every key of the partition has one row and the lease is still held; an
+        exception rolls everything back. Only the partition that is named is locked and verified: do not write others.
+
+        Raises:
+            ConflictError: it lost against another transaction, nothing was committed; run the block again, or use
+                ``run_guarded``.
+            DuplicatesError: a key would stand more than once; rolled back.
+            LockAcquisitionError, LeaseLostError: not locked in time, or not any more; nothing was committed.
+            OutcomeUnknownError: nobody can tell whether it has committed.
+        """
+        with self._interventions.block(self._guarded(table, partition, reason, max_wait_s)) as transaction:
+            yield transaction
+
+    def run_guarded(
+        self,
+        table: str,
+        partition: str | None,
+        work: Callable[[GuardedTransaction], Result],
+        *,
+        reason: str = "",
+        max_wait_s: float | None = None,
+    ) -> Result:
+        """Call ``work`` with a guarded transaction, again from the top when it lost against another one.
+
+        Returns:
+            What the call that was committed has returned.
+
+        Raises:
+            RetriesExhaustedError: every attempt lost.
+            As ``guarded``.
+        """
+        return self._interventions.run_guarded(self._guarded(table, partition, reason, max_wait_s), work)
+
+    def _guarded(self, table: str, partition: str | None, reason: str, max_wait_s: float | None) -> Wanted:
+        spec = self.table(table)
+        name = canonical_partition(partition, spec)
+        return Wanted(spec, name, "guarded", self.ports.ids.new_id("g"), self.holder, reason, max_wait_s)
+
+    @property
+    def _interventions(self) -> Interventions:
+        ports = self.ports
+        return Interventions(warehouse=ports.warehouse, leases=ports.leases, clock=ports.clock, ids=ports.ids)
+
+    @property
+    def repairs(self) -> Repairer:
+        """Repair of duplicates: plans, and what they do."""
+        ports = self.ports
+        return Repairer(
+            warehouse=ports.warehouse, interventions=self._interventions, ids=ports.ids, holder=self.holder
+        )
 
     def history(
         self, table: str | None = None, *, batch: str | None = None, limit: int = 50

@@ -16,6 +16,7 @@ from onerow.errors import ConfigurationError, LockStoreMismatchError, NotInstall
 from onerow.ports.warehouse import DuplicateKey, Finding, HistoryEntry, InspectRequest, TableCheck
 from onerow.testing.memory_tables import (
     MemoryDatabase,
+    RemovedRow,
     Row,
     TableState,
     duplicates_in,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from onerow.core.plans import Merged
-    from onerow.core.spec import TableSpec
+    from onerow.core.spec import Column, TableSpec
     from onerow.ports.warehouse import LedgerEntry
 
 
@@ -64,7 +65,12 @@ class MemoryLooks:
                 lines += [f"column {spec.name}.{name}" for name in added]
                 if spec.mode != there.spec.mode:
                     lines.append(f"column {spec.name}.{spec.version_column}, in which the rows are numbered")
-                tables[spec.name] = replace(there, spec=spec, rows=_with_columns_of(spec, there))
+                tables[spec.name] = replace(
+                    there,
+                    spec=spec,
+                    rows=_with_columns_of(spec, there),
+                    removed=_removed_with_columns_of(spec, there),
+                )
             if there.lock_store != lock_store:
                 tables[spec.name] = replace(tables[spec.name], lock_store=lock_store)
                 lines.append(f"lock store of {spec.name}: {lock_store}")
@@ -263,13 +269,21 @@ def _check_fit(spec: TableSpec, there: TableSpec) -> None:
 
 def _with_columns_of(spec: TableSpec, state: TableState) -> dict[int, Row]:
     """Return the rows with the columns of ``spec``, numbered if it is the first to ask for versions."""
-    there = [column.name for column in state.spec.stored_columns]
-    names = [column.name for column in (spec.columns if state.spec.mode == "upsert" else spec.stored_columns)]
-    places = [there.index(name) if name in there else None for name in names]
-    rows = {
-        number: tuple([None if place is None else row[place] for place in places]) for number, row in state.rows.items()
-    }
+    lay = _relaying(state.spec, spec.columns if state.spec.mode == "upsert" else spec.stored_columns)
+    rows = {number: lay(row) for number, row in state.rows.items()}
     return rows if spec.mode == state.spec.mode else numbered(rows, spec)
+
+
+def _removed_with_columns_of(spec: TableSpec, state: TableState) -> tuple[RemovedRow, ...]:
+    lay = _relaying(state.spec, spec.stored_columns)
+    return tuple(replace(one, row=lay(one.row)) for one in state.removed)
+
+
+def _relaying(old: TableSpec, columns: Sequence[Column]) -> Callable[[Row], Row]:
+    """Return what lays a row of ``old`` out with other columns, with NULL in those that it lacks."""
+    there = [column.name for column in old.stored_columns]
+    places = [there.index(column.name) if column.name in there else None for column in columns]
+    return lambda row: tuple([None if place is None else row[place] for place in places])
 
 
 def not_installed(table: str) -> NotInstalledError:

@@ -10,19 +10,22 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onerow.core.partitions import encode_partition
-from onerow.core.parts import PartManifest, StagedPart, derive_part_id
-from onerow.errors import PartCorruptError, PartGoneError
+from onerow.core.parts import PartManifest, Quarantined, StagedPart, derive_part_id
+from onerow.core.quarantine import QuarantineDigest
+from onerow.errors import PartCorruptError, PartGoneError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pyarrow as pa
 
+    from onerow.core.parts import BadRow
     from onerow.core.spec import TableSpec
 
     IsMerged = Callable[[str, str, str, tuple[str | None, ...]], bool]
 
 Row = tuple[Any, ...]
+STAGED_AT = dt.datetime(2026, 1, 11, tzinfo=dt.UTC).isoformat()
 
 
 @dataclass(slots=True)
@@ -45,7 +48,14 @@ class MemoryPartWriter:
     worker: str
     columns: tuple[str, ...]
     _rows: list[Row] = field(default_factory=list)
+    _aside: list[BadRow] = field(default_factory=list)
+    _source: str = ""
     _published: StagedPart | None = None
+
+    def put_aside(self, rows: Sequence[BadRow], *, source: str) -> None:
+        """Take rows that break the contract."""
+        self._aside += rows
+        self._source = source
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Take rows."""
@@ -55,14 +65,18 @@ class MemoryPartWriter:
     def publish(self) -> StagedPart:
         """Make the part exist."""
         if self._published is None:
-            self._published = self.store.put(
+            aside = self.store.put_aside(
+                self._aside, table=self.spec.name, batch=self.batch, worker=self.worker, source=self._source
+            )
+            staged = self.store.put(
                 self.spec, batch=self.batch, worker=self.worker, columns=self.columns, rows=self._rows
             )
+            self._published = replace(staged, rows_quarantined=len(self._aside), quarantine_id=aside)
         return self._published
 
     def abandon(self) -> None:
         """Forget everything that was written."""
-        self._rows = []
+        self._rows, self._aside = [], []
 
 
 class MemoryParts:
@@ -81,6 +95,7 @@ class MemoryParts:
         self.is_merged: IsMerged = is_merged or (lambda table, batch, part_id, partitions: False)  # noqa: ARG005
         self._kept: dict[str, _Kept] = {}
         self._puts = 0
+        self._quarantine: dict[str, tuple[Quarantined, tuple[BadRow, ...]]] = {}
         self._lock = threading.Lock()
 
     def writer(self, spec: TableSpec, *, batch: str, worker: str, columns: Sequence[str]) -> MemoryPartWriter:
@@ -191,6 +206,35 @@ class MemoryParts:
                     changed += 1
         return changed
 
+    def put_aside(self, rows: Sequence[BadRow], *, table: str, batch: str, worker: str, source: str) -> str:
+        """Keep bad rows; return the identity of their entry, "" if there are none."""
+        if not rows:
+            return ""
+        digest = QuarantineDigest(table=table, batch=batch, worker=worker)
+        digest.update(rows)
+        entry = Quarantined(digest.quarantine_id(), table, batch, worker, source, digest.rows, STAGED_AT)
+        with self._lock:
+            self._quarantine.setdefault(entry.quarantine_id, (entry, tuple(rows)))
+        return entry.quarantine_id
+
+    def quarantined(self, table: str) -> Sequence[Quarantined]:
+        """Return what was put aside for ``table``, by batch, worker and identity."""
+        with self._lock:
+            found = [entry for entry, _ in self._quarantine.values() if entry.table == table]
+        return sorted(found, key=lambda entry: (entry.batch, entry.worker, entry.quarantine_id))
+
+    def quarantined_rows(self, table: str, quarantine_id: str) -> Iterator[BadRow]:
+        """Return the rows of one entry, by position.
+
+        Raises:
+            UsageError: there is no such entry.
+        """
+        with self._lock:
+            entry, rows = self._quarantine.get(quarantine_id, (None, ()))
+        if entry is None or entry.table != table:
+            raise UsageError(f"There is no quarantine entry {quarantine_id!r} of table {table!r}.")
+        return iter(rows)
+
     def remains(self, *, older_than_s: float) -> Sequence[str]:  # noqa: ARG002
         """Return nothing: a writer's rows die with it."""
         return []
@@ -240,7 +284,7 @@ def _manifest(spec: TableSpec, batch: str, worker: str, columns: tuple[str, ...]
         data=f"memory:{part_id}",
         data_digest="",
         size_bytes=sum(len(repr(row)) for row in rows),
-        staged_at=dt.datetime(2026, 1, 11, tzinfo=dt.UTC).isoformat(),
+        staged_at=STAGED_AT,
     )
 
 

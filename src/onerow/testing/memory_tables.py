@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from onerow.core.partitions import encode_partition
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from onerow.core.plans import MergeCounts
@@ -27,6 +28,14 @@ Key = tuple[Any, ...]
 
 class ConflictError(Exception):
     """The transaction lost against one that committed first; nothing of it was kept."""
+
+
+class LinkLostError(Exception):
+    """The connection broke: what was sent may arrive later, or never; for ``deliver`` and ``switch``."""
+
+
+def stay(point: str) -> None:
+    """Let nobody else run: the switch outside the simulation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +115,17 @@ def comparable(value: Any) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovedRow:
+    """A row that was moved aside, by which run, when, why, and the batch it came from if that can be told."""
+
+    row: Row
+    run: str
+    removed_at: dt.datetime
+    reason: str
+    batch: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TableState:
     """One committed state of a table and its control rows. Immutable: a commit makes a new one.
 
@@ -114,6 +134,7 @@ class TableState:
         changed: the commit that last changed a row, for rows that were ever changed.
         guards: how often each guard row was changed, and by which commit last.
         fences: fence rows as they were appended: partition and token.
+        removed: rows that were moved aside.
     """
 
     spec: TableSpec
@@ -126,6 +147,7 @@ class TableState:
     fences: tuple[tuple[str | None, int], ...] = ()
     ledger: tuple[LedgerEntry, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
+    removed: tuple[RemovedRow, ...] = ()
 
     def fence(self, partition: str | None) -> int:
         """Return the highest token that has committed for ``partition``, 0 if none has."""
@@ -135,6 +157,15 @@ class TableState:
         """Return what the ledger names."""
         return {(entry.part_id, entry.partition) for entry in self.ledger}
 
+    def explained(self, partition: str | None) -> int:
+        """Return how many rows of ``partition`` were inserted, as the history says."""
+        return sum(entry.rows_inserted for entry in self.history if entry.partition == partition)
+
+    def only_batch(self, partition: str | None) -> str | None:
+        """Return the one batch that the ledger names for ``partition``; None if it names several or none."""
+        batches = {entry.batch for entry in self.ledger if entry.partition == partition}
+        return batches.pop() if len(batches) == 1 else None
+
 
 @dataclass(slots=True)
 class Transaction:
@@ -143,6 +174,7 @@ class Transaction:
     Attributes:
         before: the snapshot, taken when it began.
         guards: the guard rows it changes.
+        set_aside: rows it moves aside; ``taken_back``: rows it takes from there.
         interrupted: somebody asked it to stop at once.
         unchecked: it was written by somebody who does not use onerow.
     """
@@ -156,6 +188,8 @@ class Transaction:
     fences: list[tuple[str | None, int]] = field(default_factory=list)
     ledger: list[LedgerEntry] = field(default_factory=list)
     history: list[HistoryEntry] = field(default_factory=list)
+    set_aside: list[RemovedRow] = field(default_factory=list)
+    taken_back: list[RemovedRow] = field(default_factory=list)
     counts: dict[str | None, MergeCounts] = field(default_factory=dict)
     interrupted: bool = False
     unchecked: bool = False
@@ -231,6 +265,10 @@ def _applied(now: TableState, transaction: Transaction) -> TableState:
         fences=(*now.fences, *transaction.fences),
         ledger=(*now.ledger, *transaction.ledger),
         history=(*now.history, *transaction.history),
+        removed=(
+            *(one for one in now.removed if not any(one is other for other in transaction.taken_back)),
+            *transaction.set_aside,
+        ),
     )
 
 

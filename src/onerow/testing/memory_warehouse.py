@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from onerow.core.plans import AlreadyMerged, Committed, MergeCounts, Refused, Unknown
+from onerow.core.repairs import explained_change, repair_reason
 from onerow.errors import (
     DuplicatesError,
     FencedError,
@@ -23,12 +24,15 @@ from onerow.errors import (
     WarehouseError,
 )
 from onerow.ports.warehouse import Capabilities, HistoryEntry, LedgerEntry
-from onerow.testing.memory_looks import MemoryLooks, audit, not_installed
+from onerow.testing.memory_interventions import duplicates_error
+from onerow.testing.memory_looks import audit, not_installed
+from onerow.testing.memory_repairs import MemoryRepairs
 from onerow.testing.memory_tables import (
     Candidate,
     ConflictError,
     Key,
     Layout,
+    LinkLostError,
     MemoryDatabase,
     Row,
     TableState,
@@ -37,6 +41,7 @@ from onerow.testing.memory_tables import (
     key_text,
     layout_of,
     put_candidate,
+    stay,
 )
 from onerow.testing.memory_versions import merge_versions, repeated_contents, what_is_wrong
 
@@ -63,14 +68,6 @@ def _missing_or_older(rows: Sequence[Row], candidates: Mapping[Key, Candidate], 
     return None
 
 
-def stay(point: str) -> None:
-    """Let nobody else run: the switch outside the simulation."""
-
-
-class LinkLostError(Exception):
-    """The connection broke: what was sent may arrive later, or never; for ``deliver`` and ``switch``."""
-
-
 class RollbackError(Exception):
     """Ends a transaction without a commit."""
 
@@ -88,7 +85,7 @@ class MemoryPrepared:
     staged: dict[str | None, int] = field(default_factory=dict)
 
 
-class MemoryWarehouse(MemoryLooks):
+class MemoryWarehouse(MemoryRepairs):
     """Tables in memory, on a database that several warehouses may share.
 
     Args:
@@ -109,16 +106,14 @@ class MemoryWarehouse(MemoryLooks):
         max_rows: int = 1_000_000,
         utc_now: Callable[[], dt.datetime] = lambda: dt.datetime(2026, 1, 11, tzinfo=dt.UTC),
     ) -> None:
-        super().__init__(database or MemoryDatabase(), utc_now)
+        super().__init__(
+            database or MemoryDatabase(),
+            utc_now,
+            capabilities=Capabilities(commit_domain, max_partitions, max_rows, frozenset({"upsert", "versions"})),
+            switch=switch,
+            deliver=deliver,
+        )
         self._parts = parts
-        self._switch = switch
-        self._deliver = deliver
-        self._capabilities = Capabilities(commit_domain, max_partitions, max_rows, frozenset({"upsert", "versions"}))
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the engine can do."""
-        return self._capabilities
 
     # --- merging ---------------------------------------------------------------------------
 
@@ -145,6 +140,14 @@ class MemoryWarehouse(MemoryLooks):
         """Run the plan's steps in one transaction."""
         if not isinstance(prepared, MemoryPrepared):
             raise TypeError(f"prepared elsewhere: {type(prepared).__name__}")
+        outcome = self._apply(prepared, cancellation, repair=False)
+        repairs = prepared.plan.spec.on_existing_duplicates == "repair"
+        if repairs and isinstance(outcome, Refused) and isinstance(outcome.error, DuplicatesError):
+            return self._apply(prepared, cancellation, repair=True)
+        return outcome
+
+    def _apply(self, prepared: MemoryPrepared, cancellation: Cancellation, *, repair: bool) -> Outcome:
+        """Run one transaction, with a repair of the plan's partitions before the merge if asked for."""
         plan = prepared.plan
         if plan.spec.name not in self.database.tables:
             return Refused("failed", not_installed(plan.spec.name))
@@ -157,7 +160,7 @@ class MemoryWarehouse(MemoryLooks):
         try:
             self._switch("begin")
             transaction.before = self.database.tables[plan.spec.name]
-            for name, step in self._steps():
+            for name, step in self._steps(repair=repair):
                 self._switch(name)
                 if transaction.interrupted:
                     cancellation.raise_if_cancelled()
@@ -175,11 +178,12 @@ class MemoryWarehouse(MemoryLooks):
             cancellation.on_cancel(None)
         return self._finish(transaction, plan)
 
-    def _steps(self) -> Sequence[tuple[str, Callable[[Transaction, MemoryPrepared], None]]]:
+    def _steps(self, *, repair: bool) -> Sequence[tuple[str, Callable[[Transaction, MemoryPrepared], None]]]:
         return (
             ("guard", self._guard),
             ("token", self._token),
             ("todo", self._todo),
+            *((("repair", self._repair),) if repair else ()),
             ("merge", self._merge),
             ("verify", self._verify),
             ("record", self._record),
@@ -200,35 +204,17 @@ class MemoryWarehouse(MemoryLooks):
 
     def _guard(self, transaction: Transaction, prepared: MemoryPrepared) -> None:
         """Change the guard rows; of two transactions that do, the second to commit fails."""
-        plan, before = prepared.plan, transaction.before
-        if plan.lock_store is not None and before.lock_store != plan.lock_store:
-            raise RollbackError(
-                Refused(
-                    "failed",
-                    LockStoreMismatchError(
-                        f"Table {plan.spec.name!r} is used with lock store {before.lock_store!r}, "
-                        f"not with {plan.lock_store!r}."
-                    ),
-                )
-            )
-        transaction.guards |= {self._guard_of(partition) for partition in plan.partitions}
-
-    def _guard_of(self, partition: str | None) -> str | None:
-        return partition if self._capabilities.commit_domain == "row" else None
+        try:
+            self._take_guards(transaction, prepared.plan.partitions, prepared.plan.lock_store)
+        except LockStoreMismatchError as error:
+            raise RollbackError(Refused("failed", error)) from error
 
     def _token(self, transaction: Transaction, prepared: MemoryPrepared) -> None:
         """Compare each token with the highest that has committed for its scope, and append it."""
-        behind = 0
-        for task in prepared.plan.tasks:
-            if task.token is None:
-                continue
-            fence = transaction.before.fence(task.partition)
-            if task.token < fence:
-                behind = max(behind, fence)
-            transaction.fences.append((task.partition, task.token))
-        if behind:
-            error = StaleLeaseError(f"A higher token, {behind}, has committed.", fence=behind)
-            raise RollbackError(Refused("stale", error, fence=behind))
+        try:
+            self._raise_fences(transaction, {task.partition: task.token for task in prepared.plan.tasks})
+        except StaleLeaseError as error:
+            raise RollbackError(Refused("stale", error, fence=error.fence)) from error
 
     def _todo(self, transaction: Transaction, prepared: MemoryPrepared) -> None:
         """Refuse to merge again what the ledger names."""
@@ -241,6 +227,37 @@ class MemoryWarehouse(MemoryLooks):
         if done:
             error = WarehouseBusyError(f"The ledger names {len(done)} of {len(planned)} parts by now.")
             raise RollbackError(Refused("outdated", error))
+
+    def _repair(self, transaction: Transaction, prepared: MemoryPrepared) -> None:
+        """Move rows of keys that stand more than once aside, all but the newest; the merge meets one row a key."""
+        plan = prepared.plan
+        for task in plan.tasks:
+            rows = sum(1 for _ in transaction.view(task.partition))
+            done = self._move_aside(
+                transaction, plan.spec, task.partition, run=plan.consolidation, words=repair_reason(plan.batch)
+            )
+            if done is None:
+                continue
+            explained = transaction.before.explained(task.partition)
+            transaction.history.append(
+                replace(
+                    audit(
+                        "dedupe",
+                        plan.spec.name,
+                        task.partition,
+                        by=plan.holder,
+                        reason=repair_reason(plan.batch),
+                        at=self._utc_now(),
+                    ),
+                    batch=plan.batch,
+                    consolidation=plan.consolidation,
+                    attempt=plan.attempt,
+                    token=task.token,
+                    unlocked=plan.unlocked,
+                    rows_inserted=explained_change(rows=rows, explained=explained, moved=done.extra_rows),
+                    rows_superseded=done.extra_rows,
+                )
+            )
 
     def _merge(self, transaction: Transaction, prepared: MemoryPrepared) -> None:
         """Let the newest row of each key win, and count what becomes of every staged row."""
@@ -300,15 +317,8 @@ class MemoryWarehouse(MemoryLooks):
             if not counts.add_up or counts.staged != task.rows_staged:
                 self._fail_verification(task, f"the counts do not add up: {counts}, planned {task.rows_staged}")
         if doubled:
-            keys = [key_text(spec, key) for key in list(doubled)[:10]]
-            partitions = tuple(sorted(set(doubled.values()), key=str))
-            error = DuplicatesError(
-                f"{len(doubled)} keys of {spec.name!r} have several rows, the first: {keys[0]}.",
-                keys=keys,
-                partitions=partitions,
-                hint="Nothing was committed, staging is kept. Repair with `onerow dedupe`.",
-            )
-            raise RollbackError(Refused("failed", error, partitions=partitions))
+            error = duplicates_error(spec, doubled)
+            raise RollbackError(Refused("failed", error, partitions=error.partitions))
 
     def _fail_verification(self, task: PartitionTask, why: str) -> None:
         error = VerificationError(f"The check of partition {task.partition!r} failed: {why}.")
@@ -412,9 +422,15 @@ class MemoryWarehouse(MemoryLooks):
                 entry.rows_superseded,
             )
             for entry in state.history
-            if (entry.consolidation, entry.attempt) == (plan.consolidation, plan.attempt)
+            if (entry.action, entry.consolidation, entry.attempt) == ("consolidate", plan.consolidation, plan.attempt)
+            and entry.partition in plan.partitions
+        }
+        removed = {
+            entry.partition: entry.rows_superseded
+            for entry in state.history
+            if (entry.action, entry.consolidation, entry.attempt) == ("dedupe", plan.consolidation, plan.attempt)
             and entry.partition in plan.partitions
         }
         if len(counts) != len(plan.tasks):
             return None
-        return Committed(counts, read_back=read_back)
+        return Committed(counts, read_back=read_back, duplicates_removed=removed)

@@ -13,15 +13,25 @@ from onerow.testing.faults import SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from onerow.core.partitions import Scope
-    from onerow.core.parts import PartManifest
+    from onerow.core.parts import BadRow, PartManifest, Quarantined
     from onerow.core.plans import Committed, Merged, MergePlan, Outcome
+    from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan, RestorePlan
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
     from onerow.ports.lockstore import Entry
     from onerow.ports.partstore import PartWriter
-    from onerow.ports.warehouse import Capabilities, HistoryEntry, InspectRequest, Prepared, TableCheck
+    from onerow.ports.warehouse import (
+        Capabilities,
+        GuardedTransaction,
+        HistoryEntry,
+        InspectRequest,
+        Prepared,
+        RepairRequest,
+        TableCheck,
+    )
     from onerow.testing.scheduler import Process
     from onerow.testing.world import World
 
@@ -152,6 +162,14 @@ class SimulatedParts:
         self.world.scheduler.switch("discard")
         return self.world.parts.discard(parts, reason=reason, by=by)
 
+    def quarantined(self, table: str) -> Sequence[Quarantined]:
+        """List what was put aside."""
+        return self.world.parts.quarantined(table)
+
+    def quarantined_rows(self, table: str, quarantine_id: str) -> Iterator[BadRow]:
+        """Return the rows of an entry."""
+        return self.world.parts.quarantined_rows(table, quarantine_id)
+
     def remains(self, *, older_than_s: float) -> Sequence[str]:
         """Return nothing."""
         return self.world.parts.remains(older_than_s=older_than_s)
@@ -238,6 +256,52 @@ class SimulatedWarehouse:
         outcome = self.world.warehouse.resolve(plan)
         self.world.saw_outcome(plan, outcome)
         return outcome
+
+    def guarded(
+        self, work: Intervention, cancellation: Cancellation
+    ) -> AbstractContextManager[GuardedTransaction]:
+        """Run people's own statements."""
+        self.world.scheduler.switch(f"guarded {work.run}")
+        self._raise_if_down()
+        return self.world.warehouse.guarded(work, cancellation)
+
+    def settled(self, work: Intervention) -> bool:
+        """Read an unknown end back."""
+        self.world.scheduler.switch(f"settled {work.run}")
+        self._raise_if_down()
+        return self.world.warehouse.settled(work)
+
+    def plan_repair(self, request: RepairRequest) -> RepairPlan:
+        """Look for duplicates."""
+        self.world.scheduler.switch("plan repair")
+        self._raise_if_down()
+        return self.world.warehouse.plan_repair(request)
+
+    def repair(self, work: Intervention, planned: PartitionRepair, cancellation: Cancellation) -> Repaired:
+        """Move duplicates aside."""
+        self.world.scheduler.switch(f"repair {work.run}")
+        self._raise_if_down()
+        return self.world.warehouse.repair(work, planned, cancellation)
+
+    def plan_restore(
+        self, spec: TableSpec, partition: str | None, *, run: str, key: Mapping[str, str | None]
+    ) -> RestorePlan:
+        """Look what would be exchanged."""
+        self.world.scheduler.switch("plan restore")
+        self._raise_if_down()
+        return self.world.warehouse.plan_restore(spec, partition, run=run, key=key)
+
+    def restore(
+        self, work: Intervention, *, run: str, key: Mapping[str, str | None], cancellation: Cancellation
+    ) -> Repaired:
+        """Bring a removed row back."""
+        self.world.scheduler.switch(f"restore {work.run}")
+        self._raise_if_down()
+        return self.world.warehouse.restore(work, run=run, key=key, cancellation=cancellation)
+
+    def upkeep(self, specs: Sequence[TableSpec], *, apply: bool) -> Sequence[str]:
+        """Keep storage in check."""
+        return self.world.warehouse.upkeep(specs, apply=apply)
 
     def raise_fence(self, spec: TableSpec, scope: Scope, *, token: int, by: str, reason: str) -> int:
         """Raise the fence."""

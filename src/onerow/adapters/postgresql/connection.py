@@ -44,10 +44,18 @@ class Server:
     Args:
         url: a libpq URL or connection string; it may hold a password and is never shown.
         errors: what a failed connect is raised as.
+        connect_timeout_s: how long connecting may take; libpq has whole seconds, and two at least.
     """
 
-    def __init__(self, url: str, *, errors: type[OnerowError] = WarehouseError) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        errors: type[OnerowError] = WarehouseError,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> None:
         self._url = url
+        self._connect_timeout_s = max(2, round(connect_timeout_s))
         self._errors = errors
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
@@ -69,7 +77,7 @@ class Server:
                 self._url,
                 autocommit=True,
                 prepare_threshold=None,
-                connect_timeout=CONNECT_TIMEOUT_S,
+                connect_timeout=self._connect_timeout_s,
                 client_encoding="utf-8",
                 fallback_application_name="onerow",
                 keepalives_idle=30,

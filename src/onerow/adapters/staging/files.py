@@ -8,6 +8,7 @@
         <part>.json, <part>.2.json, ...            the manifest; the part exists when this does
         <part>.<nonce>.retired                     empty: the ledger names it for all its partitions
         <part>.<nonce>.discarded                   given up by a person: reason, by, at
+    <root>/<slug of table>/quarantine/             bad rows, see ``quarantine``
 
 The rows are written and synced under a temporary name, renamed into place, and then the manifest is
 published by exclusive creation. A crash before that leaves files that nobody reads (``remains``),
@@ -28,6 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from onerow.adapters.staging import quarantine
 from onerow.adapters.staging.durable import (
     make_folder,
     publish_exclusively,
@@ -54,6 +56,7 @@ from onerow.errors import PartCorruptError, PartGoneError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from onerow.core.parts import BadRow, Quarantined
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Clock, Ids
 
@@ -127,7 +130,11 @@ class FileParts:
 
     def folder(self, table: str, batch: str) -> Path:
         """Return the folder of a batch; two names never share one."""
-        return self.root / slug(table) / slug(batch)
+        return self.table_folder(table) / slug(batch)
+
+    def table_folder(self, table: str) -> Path:
+        """Return the folder of a table; two names never share one."""
+        return self.root / slug(table)
 
     # --- reading -------------------------------------------------------------------------
 
@@ -243,6 +250,16 @@ class FileParts:
             return changed
 
         return self._change("discard parts", parts, discard)
+
+    # --- bad rows ------------------------------------------------------------------------
+
+    def quarantined(self, table: str) -> list[Quarantined]:
+        """Return what was put aside for ``table``, by batch, worker and identity."""
+        return quarantine.entries(self, table)
+
+    def quarantined_rows(self, table: str, quarantine_id: str) -> Iterator[BadRow]:
+        """Return the rows of one entry, by position, after its file was checked."""
+        return quarantine.rows_of(self, table, quarantine_id)
 
     # --- what is left over ---------------------------------------------------------------
 
@@ -393,6 +410,7 @@ class FileParts:
         for table in folders_in(self.root):
             for folder in folders_in(table):
                 candidates += self._unnamed(folder)
+            candidates += quarantine.unnamed(table / "quarantine")
         for path in candidates:
             try:
                 age_s = now_s - path.stat().st_mtime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from onerow.adapters.staging.durable import (
@@ -14,17 +15,20 @@ from onerow.adapters.staging.durable import (
 )
 from onerow.adapters.staging.layout import manifest_path, relative_name
 from onerow.adapters.staging.partfile import PartFile
+from onerow.adapters.staging.quarantine import QuarantineWriter
 from onerow.core.digest import ContentDigest
 from onerow.core.parts import PartManifest, StagedPart, derive_part_id
 from onerow.core.rows import arrow_schema, partition_counts
 from onerow.errors import PartCorruptError, StagingError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import pyarrow as pa
 
     from onerow.adapters.staging.files import FileParts
+    from onerow.core.parts import BadRow
     from onerow.core.spec import TableSpec
 
 MAX_RACES: Final = 16
@@ -44,6 +48,7 @@ class FilePartWriter:
         self._partitions: dict[str, int] = {}
         self._file: PartFile | None = None
         self._placed: Path | None = None
+        self._aside: QuarantineWriter | None = None
         self._ended = False
 
     def write(self, rows: pa.RecordBatch) -> None:
@@ -71,8 +76,27 @@ class FilePartWriter:
         for partition, count in partition_counts(rows, self._spec.partition).items():
             self._partitions[partition] = self._partitions.get(partition, 0) + count
 
+    def put_aside(self, rows: Sequence[BadRow], *, source: str) -> None:
+        """Take rows that break the contract, in the order of their positions.
+
+        Raises:
+            StagingError: they cannot be written; nothing of the part is left.
+        """
+        if self._ended:
+            raise UsageError("The part has been published or abandoned; begin another one.")
+        try:
+            with staging_errors("put rows aside", self._store.root):
+                if self._aside is None:
+                    self._aside = QuarantineWriter(
+                        self._store, table=self._spec.name, batch=self._batch, worker=self._worker, source=source
+                    )
+                self._aside.write(rows)
+        except BaseException:
+            self.abandon()
+            raise
+
     def publish(self) -> StagedPart:
-        """Make the part exist, whole and durable, once.
+        """Make the part exist, whole and durable, once; rows that were put aside are in quarantine before.
 
         Returns:
             ``staged``; ``already_staged`` or ``already_merged`` where the same part is known; ``empty``
@@ -90,22 +114,29 @@ class FilePartWriter:
             worker=self._worker,
             content_digest=self._digest.hexdigest(),
         )
-        if self._file is None:
-            self._ended = True
-            return self._told("empty", part_id, size_bytes=0)
         try:
-            with staging_errors("stage a part", self._store.root):
-                self._file.finish()
-                staged = self._publish(part_id, self._file)
+            with staging_errors("put rows aside", self._store.root):
+                aside = self._aside.publish() if self._aside is not None else None
+            if self._file is None:
+                staged = self._told("empty", part_id, size_bytes=0)
+            else:
+                with staging_errors("stage a part", self._store.root):
+                    self._file.finish()
+                    staged = self._publish(part_id, self._file)
         finally:
             self.abandon()
-        return staged
+        if aside is None:
+            return staged
+        return replace(staged, rows_quarantined=aside.rows, quarantine_id=aside.quarantine_id)
 
     def abandon(self) -> None:
         """Forget everything that was written. Idempotent; no effect on a part that was published."""
         self._ended = True
         file, self._file = self._file, None
         placed, self._placed = self._placed, None
+        aside, self._aside = self._aside, None
+        if aside is not None:
+            aside.abandon()
         if file is not None:
             file.abandon()
         if placed is not None:

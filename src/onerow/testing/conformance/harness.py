@@ -109,6 +109,10 @@ class PartStoreHarness(ABC):
         """Let the part's manifest be unreadable."""
 
     @abstractmethod
+    def damage_quarantine(self, table: str, quarantine_id: str) -> None:
+        """Let the rows of an entry be something else than what was put aside."""
+
+    @abstractmethod
     def age(self, parts: Sequence[PartManifest], seconds: float) -> None:
         """Let retired parts, and what crashed writers have left, be older by ``seconds``."""
 
@@ -118,11 +122,19 @@ class PartStoreHarness(ABC):
 
 
 class WarehouseHarness(ABC):
-    """Joins the suites to a warehouse and the part store that it reads from. Begins with nothing installed."""
+    """Joins the suites to a warehouse and the part store that it reads from. Begins with nothing installed.
+
+    Attributes:
+        parameter: how a statement of the engine names the first of its parameters.
+        has_own_clock: whether the engine's time is not that of this machine.
+        second_row_raises: what the engine raises at a second row of a key, where it holds the key itself; None: it
+            takes it.
+    """
 
     spec: TableSpec = SPEC
+    parameter: str = "?"
+    has_own_clock: bool = False
     second_row_raises: type[Exception] | None = None
-    """What the engine raises at a second row of a key, where it holds the key itself; None: it takes it."""
 
     @property
     @abstractmethod
@@ -170,6 +182,18 @@ class WarehouseHarness(ABC):
     @abstractmethod
     def damage_data(self, part: PartManifest) -> None:
         """Let a part's data be something else than its manifest promises."""
+
+    def snapshot(self) -> object:
+        """Return a backup of the whole warehouse, its control tables included; the part store is not part of it.
+
+        Raises:
+            NotImplementedError: the harness makes no backups; the check that needs one fails.
+        """
+        raise NotImplementedError(f"{type(self).__name__} makes no backups")
+
+    def go_back(self, moment: object) -> None:
+        """Restore a backup that ``snapshot`` has made."""
+        raise NotImplementedError(f"{type(self).__name__} makes no backups, so there is no {moment!r}")
 
     @abstractmethod
     def close(self) -> None:

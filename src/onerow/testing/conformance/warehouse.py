@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onerow.testing.conformance import (
+    warehouse_guarded,
     warehouse_looking,
     warehouse_merging,
     warehouse_outcomes,
     warehouse_partitions,
     warehouse_protocol,
+    warehouse_repair,
+    warehouse_repair_ends,
+    warehouse_repair_versions,
+    warehouse_restore,
     warehouse_versions,
     warehouse_views,
 )
@@ -25,6 +30,11 @@ CHECKS: Checks[WarehouseHarness] = Checks(
         *warehouse_looking.CHECKS,
         *warehouse_protocol.CHECKS,
         *warehouse_outcomes.CHECKS,
+        *warehouse_repair.CHECKS,
+        *warehouse_restore.CHECKS,
+        *warehouse_repair_ends.CHECKS,
+        *warehouse_repair_versions.CHECKS,
+        *warehouse_guarded.CHECKS,
         *warehouse_versions.CHECKS,
         *warehouse_views.CHECKS,
     ]

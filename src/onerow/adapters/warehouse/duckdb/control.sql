@@ -104,7 +104,15 @@ select ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, make_timestamp(epoch_us(get_current_timesta
 
 -- name: read_committed
 select partition, rows_staged, rows_inserted, rows_updated, rows_unchanged, rows_superseded, merge_s, verify_s
-from control.history where table_name = ? and consolidation = ? and attempt = ?;
+from control.history
+where table_name = ? and consolidation = ? and attempt = ? and action = 'consolidate';
+
+-- name: read_interventions
+select partition, rows_superseded from control.history
+where table_name = ? and consolidation = ? and attempt = ? and action = ?;
+
+-- name: read_only_batches
+select distinct batch from control.ledger where table_name = ? and partition is not distinct from ? limit 2;
 
 -- name: read_merged
 select part_id, partition from control.ledger where table_name = ? and batch = ?;
@@ -121,7 +129,7 @@ order by committed_at desc, consolidation, partition limit $3;
 
 -- name: read_inserted
 select partition, sum(rows_inserted)::bigint from control.history
-where table_name = ? and action = 'consolidate' group by partition;
+where table_name = ? group by partition;
 
 -- name: read_target_columns
 select column_name, data_type, is_nullable from duckdb_columns()

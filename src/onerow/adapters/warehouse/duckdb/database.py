@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from onerow.core.spec import TableSpec
+
 logger = logging.getLogger("onerow")
 
 POLL_FIRST_S: Final = 0.001
@@ -155,6 +157,10 @@ class Database:
             hint=f"If it hangs, end it (kill {match['pid']}); nothing of it is committed then. "
             "Nothing was done here, staging is kept.",
         )
+
+    def commit(self, connection: duckdb.DuckDBPyConnection, *specs: TableSpec) -> None:  # noqa: ARG002 -- others need them
+        """Commit a transaction that has changed the control tables and the targets of ``specs``."""
+        connection.execute("commit")
 
     def is_conflict(self, error: duckdb.Error) -> bool:
         """Say whether a transaction lost against another one and may be tried again."""

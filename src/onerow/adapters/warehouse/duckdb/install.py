@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import duckdb
 
-from onerow.adapters.warehouse.duckdb import companions, numbering, sql
+from onerow.adapters.warehouse.duckdb import companions, numbering, removed, sql
 from onerow.adapters.warehouse.duckdb.database import map_error, row, rows
 from onerow.errors import ConfigurationError, LockStoreMismatchError, NotInstalledError
 
@@ -159,6 +159,7 @@ def install(
             connection, control["read_target_columns"], sql.DATABASE, schema_of(spec), spec.target[-1]
         )
         made += _install_target(connection, spec, found, layout)
+        made += removed.install_removed(connection, control, spec)
         made += companions.install_views(connection, spec, schema_of(spec), target_types(connection, spec))
         own = control.of(spec.name)
         for name in OF_A_TABLE if layout.own_guards else ():
@@ -302,5 +303,6 @@ def probe(
             lacking = [column.name for column in spec.stored_columns if column.name not in types]
             wrong = [f"lacks {', '.join(lacking)}; run `onerow init`"] if lacking else []
             wrong = wrong or companions.problems(connection, spec, schema_of(spec), types)
+            wrong += removed.problems(connection, control, spec)
             facts.append((f"table {spec.name}", not wrong, "; ".join(wrong) or f"fits ({guards[0][1]})"))
     return facts

@@ -12,14 +12,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from onerow.adapters.warehouse.duckdb import steps
 from onerow.adapters.warehouse.duckdb.database import row, rows
+from onerow.adapters.warehouse.duckdb.repair import Repair, repair_for_merge
 from onerow.adapters.warehouse.duckdb.statements import Statements, stage_statement
-from onerow.core.partitions import decode_partition, encode_partition
+from onerow.adapters.warehouse.duckdb.steps import partition_name
+from onerow.core.partitions import decode_partition
 from onerow.core.plans import AlreadyMerged, MergeCounts, Refused
 from onerow.errors import (
-    DuplicatesError,
-    LockStoreMismatchError,
-    NotInstalledError,
     OnerowError,
     PartCorruptError,
     StaleLeaseError,
@@ -28,7 +28,7 @@ from onerow.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     import duckdb
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from onerow.core.plans import MergePlan
     from onerow.core.spec import TableSpec
 
-MAX_NAMED_KEYS = 10
 HASH_SEEDS = 8
 
 
@@ -168,7 +167,11 @@ def _no_pattern(path: str) -> str:
 
 
 class Transaction:
-    """The steps of one plan on an attached file, each a method. The caller begins, commits or rolls back."""
+    """The steps of one plan on an attached file, each a method. The caller begins, commits or rolls back.
+
+    Args:
+        repairs: before the merge, rows of keys that stand more than once are moved aside.
+    """
 
     def __init__(
         self,
@@ -177,11 +180,15 @@ class Transaction:
         *,
         target_types: Mapping[str, str],
         control: Mapping[str, str],
+        repairs: bool = False,
     ) -> None:
         self.connection = connection
         self.prepared = prepared
         self.plan = prepared.plan
         self.control = control
+        self.target_types = target_types
+        self.repairs = repairs
+        self.duplicates_removed: dict[str | None, int] = {}
         self.statements = Statements(
             prepared.plan.spec, prepared.values, tuple(target_types.items()), prepared.seed
         )
@@ -199,6 +206,8 @@ class Transaction:
         self.token()
         self.todo()
         began_s = time.perf_counter()
+        if self.repairs:
+            self.repair()
         self.merge()
         merged_s = time.perf_counter()
         counts = {name: tally.counts() for name, tally in self.prepared.tallies.items()}
@@ -210,47 +219,18 @@ class Transaction:
 
     def guard(self) -> None:
         """Change the guard row; of two transactions that do so at once one fails."""
-        name = self.plan.spec.name
-        (changed,) = row(self.connection, self.control["change_guard"], name)
-        if changed != 1:
-            _refuse(
-                NotInstalledError(
-                    f"The table {name!r} has {changed} guard rows instead of one.",
-                    hint="Run `onerow init`." if changed == 0 else "Someone else wrote to the control tables.",
-                )
-            )
-        lock_store, _ = row(self.connection, self.control["read_guard"], name)
-        if self.plan.lock_store is not None and lock_store != self.plan.lock_store:
-            _refuse(
-                LockStoreMismatchError(
-                    f"The table {name!r} is used with the lock store {lock_store}, not with {self.plan.lock_store}: "
-                    "two stores would be two locks.",
-                    hint="If the old one is really out of use, run `onerow init --adopt-locks`.",
-                )
-            )
+        try:
+            steps.change_guard(self.connection, self.control, self.plan.spec.name, self.plan.lock_store)
+        except OnerowError as error:
+            _refuse(error)
 
     def token(self) -> None:
         """Compare with the fence and raise it."""
-        tokens = {task.partition or "": task.token for task in self.plan.tasks if task.token is not None}
-        if not tokens:
-            return
-        name, partitions = self.plan.spec.name, list(tokens)
-        for partition, fence in rows(self.connection, self.control["read_fences"], name, partitions):
-            if fence > tokens[partition]:
-                raise RefusedError(
-                    Refused(
-                        "stale",
-                        StaleLeaseError(
-                            f"A consolidation of {name}/{partition} with token {fence} has committed; this one has "
-                            f"token {tokens[partition]}.",
-                            fence=fence,
-                            hint="Its lease had passed to somebody else. Staging is kept; consolidate again.",
-                        ),
-                        fence=fence,
-                    )
-                )
-        rows(self.connection, self.control["delete_fences"], name, partitions)
-        rows(self.connection, self.control["insert_fences"], name, partitions, list(tokens.values()))
+        tokens = {task.partition: task.token for task in self.plan.tasks}
+        try:
+            steps.raise_fences(self.connection, self.control, self.plan.spec.name, tokens)
+        except StaleLeaseError as error:
+            raise RefusedError(Refused("stale", error, fence=error.fence)) from error
 
     def todo(self) -> None:
         """Refuse a plan of which the ledger names a part already."""
@@ -275,6 +255,15 @@ class Transaction:
                     WarehouseError(f"{len(done)} of the plan's parts were merged by somebody else meanwhile."),
                 )
             )
+
+    def repair(self) -> None:
+        """Move rows of keys that stand more than once aside, all but the newest; the merge meets one row a key."""
+        plan = self.plan
+        repair = Repair(self.connection, plan.spec, self.prepared.values, self.target_types, self.control)
+        try:
+            self.duplicates_removed = repair_for_merge(repair, plan)
+        except OnerowError as error:
+            _refuse(error)
 
     def merge(self) -> None:
         """Meet the target and change it; the tallies hold the counts afterwards."""
@@ -344,24 +333,23 @@ class Transaction:
                 task.partition,
                 task.token,
                 len(task.part_ids),
-                *(getattr(counts[task.partition], name) for name in MergeCounts.__slots__),
+                *_numbers(counts[task.partition]),
             )
             for task in plan.tasks
         ]
-        rows(
+        steps.write_history(
             self.connection,
-            self.control["insert_history"],
-            "consolidate",
-            plan.spec.name,
-            plan.batch,
-            plan.consolidation,
-            plan.attempt,
-            plan.unlocked,
-            plan.holder,
-            self.merge_s,
-            self.verify_s,
-            "",
-            *(list(values) for values in zip(*history, strict=True)),
+            self.control,
+            history,
+            action="consolidate",
+            table=plan.spec.name,
+            batch=plan.batch,
+            run=plan.consolidation,
+            attempt=plan.attempt,
+            unlocked=plan.unlocked,
+            holder=plan.holder,
+            merge_s=self.merge_s,
+            verify_s=self.verify_s,
         )
 
     def _count_outcomes(self) -> int:
@@ -386,7 +374,7 @@ class Transaction:
         return self.prepared.tallies[partition_name(self.plan.spec, value)]
 
     def _refuse_duplicates(
-        self, statement: str = "find_duplicates", what: str = "business keys of {table!r} stand more than once"
+        self, statement: str = "find_duplicates", what: str = steps.STAND_TWICE
     ) -> None:
         """Name the keys that stand twice; if none does exactly, it was a collision of hashes."""
         spec = self.plan.spec
@@ -396,30 +384,12 @@ class Transaction:
         partitions = tuple(
             dict.fromkeys(partition_name(spec, values[0]) if spec.partition else None for values in found)
         )
-        keys = [describe_key(spec, values) for values in found[:MAX_NAMED_KEYS]]
-        more = "" if len(found) <= MAX_NAMED_KEYS else f" and {len(found) - MAX_NAMED_KEYS} or more others"
-        scope = f" --partition {partitions[0]}" if partitions[0] is not None else ""
-        raise RefusedError(
-            Refused(
-                "failed",
-                DuplicatesError(
-                    f"{len(found)} {what.format(table=spec.name)}: {'; '.join(keys)}{more}.",
-                    keys=keys,
-                    partitions=partitions,
-                    hint="The transaction was rolled back, staging is kept. See them with "
-                    f"`onerow check --table {spec.name}{scope}`, remove the extra rows and consolidate again.",
-                ),
-                partitions=partitions,
-            )
-        )
+        error = steps.duplicates_error(spec, found, partitions, what)
+        raise RefusedError(Refused("failed", error, partitions=partitions))
 
 
-def describe_key(spec: TableSpec, values: Sequence[Any]) -> str:
-    """Return a key as text for people: column=value, value 'x' for text and NULL for none."""
-    return ", ".join(
-        f"{name}={'NULL' if value is None else repr(value) if isinstance(value, str) else value}"
-        for name, value in zip(spec.row_identity, values[:-1], strict=False)
-    )
+def _numbers(counts: MergeCounts) -> tuple[int, int, int, int, int]:
+    return (counts.staged, counts.inserted, counts.updated, counts.unchanged, counts.superseded)
 
 
 def _refuse(error: OnerowError) -> None:
@@ -441,8 +411,3 @@ def _value(spec: TableSpec, name: str | None) -> PartitionValue:
     if spec.partition is None or name is None:
         raise WarehouseError(f"The table {spec.name!r} has no partitions.")
     return decode_partition(name, spec.by_name[spec.partition].type)
-
-
-def partition_name(spec: TableSpec, value: Any) -> str | None:
-    """Return the name of the partition that a value of the partition column stands for."""
-    return None if spec.partition is None else encode_partition(value)

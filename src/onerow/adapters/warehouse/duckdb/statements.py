@@ -50,7 +50,7 @@ def _statement(
         on = "target" if name == "delete_replaced" else None
         pieces["touched_partitions"] = sql.in_partitions(spec, values, on=on)
         types = dict(target_types)
-        pieces["target_columns"] = [_target_column(column, types) for column in spec.stored_columns]
+        pieces["target_columns"] = [target_column(column, types) for column in spec.stored_columns]
     tables = {"target": target_table(spec)}
     return sql.render(_templates(spec)[name], tables=tables, pieces=pieces)
 
@@ -121,7 +121,7 @@ def _pieces_of_versions(spec: TableSpec, version_column: str, seed: int) -> Mapp
     }
 
 
-def _target_column(column: Column, types: Mapping[str, str]) -> sql.Node:
+def target_column(column: Column, types: Mapping[str, str]) -> sql.Node:
     """Return the target's column in the declared type; adopted tables may differ harmlessly."""
     declared = sql.duckdb_type(column.type)
     actual = types.get(column.name, declared)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onerow.adapters.warehouse.duckdb.database import row, rows
-from onerow.adapters.warehouse.duckdb.merge import Transaction, expect, partition_name
+from onerow.adapters.warehouse.duckdb.merge import Transaction, expect
+from onerow.adapters.warehouse.duckdb.steps import partition_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import duckdb
 
-from onerow.adapters.warehouse.duckdb import inspection
+from onerow.adapters.warehouse.duckdb import inspection, repair, steps
 from onerow.adapters.warehouse.duckdb import install as installation
-from onerow.adapters.warehouse.duckdb.database import Database, row, rows
+from onerow.adapters.warehouse.duckdb.database import Database, rows
+from onerow.adapters.warehouse.duckdb.guarded import Interventions, rollback
 from onerow.adapters.warehouse.duckdb.merge import (
     HASH_SEEDS,
     HashCollisionError,
@@ -22,6 +23,7 @@ from onerow.adapters.warehouse.duckdb.merge import (
 from onerow.adapters.warehouse.duckdb.versions import VersionsTransaction
 from onerow.core.plans import Committed, MergeCounts, Refused, Unknown
 from onerow.errors import (
+    DuplicatesError,
     FencedError,
     LeaseLostError,
     NotInstalledError,
@@ -33,14 +35,16 @@ from onerow.ports.warehouse import Capabilities, HistoryEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from onerow.core.partitions import Scope
     from onerow.core.parts import PartManifest
     from onerow.core.plans import Merged, MergePlan, Outcome
+    from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan, RestorePlan
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
-    from onerow.ports.warehouse import InspectRequest, Prepared, TableCheck
+    from onerow.ports.warehouse import GuardedTransaction, InspectRequest, Prepared, RepairRequest, TableCheck
 
 BUSY_TIMEOUT_S: Final = 30.0
 TEMPORARY: Final = ("staged", "losers", "met", "broken_ties", "held", "latest", "stored")
@@ -60,6 +64,7 @@ class EmbeddedWarehouse:
         locate: gives the local path of a part's Parquet file, checked against its manifest.
         transaction: the steps; the test kit gives one with a step switched off.
         versions: the same for tables in versions mode.
+        interventions: the same for work that merges no parts.
     """
 
     layout = installation.Layout()
@@ -72,6 +77,7 @@ class EmbeddedWarehouse:
         control_schema: str,
         transaction: type[Transaction],
         versions: type[VersionsTransaction],
+        interventions: type[Interventions] = Interventions,
     ) -> None:
         self._database = database
         self._locate = locate
@@ -79,6 +85,7 @@ class EmbeddedWarehouse:
         self._transaction = transaction
         self._versions = versions
         self._control = installation.control_statements(control_schema, own_guards=self.layout.own_guards)
+        self._interventions = interventions(self._database, self._control)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -99,9 +106,9 @@ class EmbeddedWarehouse:
                     adopt_locks=adopt_locks,
                     layout=self.layout,
                 )
-                connection.execute("commit")
+                self._database.commit(connection, *specs)
             except BaseException:
-                _rollback(connection)
+                rollback(connection)
                 raise
         return made
 
@@ -144,7 +151,11 @@ class EmbeddedWarehouse:
         while True:
             try:
                 with self._database.open() as connection:
-                    return self._apply(connection, prepared, cancellation)
+                    outcome = self._apply(connection, prepared, cancellation)
+                    repairs = prepared.plan.spec.on_existing_duplicates == "repair"
+                    if repairs and isinstance(outcome, Refused) and isinstance(outcome.error, DuplicatesError):
+                        outcome = self._apply(connection, prepared, cancellation, repair=True)
+                    return outcome
             except HashCollisionError as error:
                 if prepared.seed + 1 >= HASH_SEEDS:
                     return Refused("failed", error)
@@ -156,7 +167,12 @@ class EmbeddedWarehouse:
                 return Refused("failed", error)
 
     def _apply(
-        self, connection: duckdb.DuckDBPyConnection, prepared: PreparedMerge, cancellation: Cancellation
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        prepared: PreparedMerge,
+        cancellation: Cancellation,
+        *,
+        repair: bool = False,
     ) -> Outcome:
         plan = prepared.plan
         target_types = installation.target_types(connection, plan.spec)
@@ -166,6 +182,7 @@ class EmbeddedWarehouse:
             prepared,
             target_types=target_types,
             control=self._control.of(plan.spec.name),
+            repairs=repair,
         )
         cancellation.on_cancel(connection.interrupt)
         try:
@@ -174,16 +191,16 @@ class EmbeddedWarehouse:
             cancellation.on_cancel(None)
             cancellation.raise_if_cancelled()
         except RefusedError as refusal:
-            _rollback(connection)
+            rollback(connection)
             return refusal.refusal
         except FencedError as error:
-            _rollback(connection)
+            rollback(connection)
             return Refused("cancelled", error)
         except duckdb.Error as error:
-            _rollback(connection)
+            rollback(connection)
             return self._refused(error, cancellation)
         except BaseException:
-            _rollback(connection)
+            rollback(connection)
             raise
         finally:
             cancellation.on_cancel(None)
@@ -203,16 +220,21 @@ class EmbeddedWarehouse:
         """
         failure: duckdb.Error | None = None
         try:
-            connection.execute("commit")
+            self._database.commit(connection, plan.spec)
         except duckdb.Error as error:
-            _rollback(connection)
+            rollback(connection)
             failure = error
         try:
             committed = self._read_committed(connection, plan)
         except duckdb.Error as error:
             return Unknown(self._database.map_error(failure or error, "nobody can tell whether the commit was kept"))
         if committed is not None:
-            return Committed(counts, merge_s=transaction.merge_s, verify_s=transaction.verify_s)
+            return Committed(
+                counts,
+                merge_s=transaction.merge_s,
+                verify_s=transaction.verify_s,
+                duplicates_removed=transaction.duplicates_removed,
+            )
         if failure is not None and not self._database.is_conflict(failure):
             return Refused("failed", self._database.map_error(failure, "the commit failed"))
         return Refused("conflict", WarehouseError("The commit was not kept."))
@@ -225,9 +247,9 @@ class EmbeddedWarehouse:
                 try:
                     rows(connection, self._control.of(plan.spec.name)["change_guard"], plan.spec.name)
                     committed = self._read_committed(connection, plan)
-                    connection.execute("commit")
+                    self._database.commit(connection)
                 except BaseException:
-                    _rollback(connection)
+                    rollback(connection)
                     raise
         except OnerowError as error:
             return Unknown(error)
@@ -250,7 +272,56 @@ class EmbeddedWarehouse:
         if len(found) != len(plan.tasks):
             return None
         counts = {partition: MergeCounts(*numbers) for partition, *numbers, _, _ in found}
-        return Committed(counts, merge_s=found[0][-2], verify_s=found[0][-1], read_back=True)
+        run = (plan.spec.name, plan.consolidation, plan.attempt, "dedupe")
+        removed = dict(rows(connection, self._control["read_interventions"], *run))
+        return Committed(
+            counts,
+            merge_s=found[0][-2],
+            verify_s=found[0][-1],
+            read_back=True,
+            duplicates_removed={name: count for name, count in removed.items() if name in partitions},
+        )
+
+    def guarded(
+        self, work: Intervention, cancellation: Cancellation
+    ) -> AbstractContextManager[GuardedTransaction]:
+        """Run a block of people's own statements under guard and token."""
+        return self._interventions.guarded(work, cancellation)
+
+    def settled(self, work: Intervention) -> bool:
+        """Take the guard, then tell whether the transaction of ``work`` has committed."""
+        return self._interventions.settled(work)
+
+    def plan_repair(self, request: RepairRequest) -> RepairPlan:
+        """Find keys that stand more than once, with what made them so."""
+        with self._read() as connection:
+            types = installation.target_types(connection, request.spec)
+            return repair.plan_repair(connection, request, types, self._control)
+
+    def repair(self, work: Intervention, planned: PartitionRepair, cancellation: Cancellation) -> Repaired:
+        """Keep the newest row of each key of one partition and move the others aside."""
+        with self._interventions.transaction(work, cancellation) as opened, self._interventions.errors(cancellation):
+            return repair.repair_one(opened, planned, self._control)
+
+    def plan_restore(
+        self, spec: TableSpec, partition: str | None, *, run: str, key: Mapping[str, str | None]
+    ) -> RestorePlan:
+        """Tell what ``restore`` would exchange."""
+        with self._read() as connection:
+            types, values = installation.target_types(connection, spec), repair.partition_values(spec, partition)
+            found = repair.Repair(connection, spec, values, types, self._control)
+            return repair.plan_restore(found, partition, run, key)
+
+    def restore(
+        self, work: Intervention, *, run: str, key: Mapping[str, str | None], cancellation: Cancellation
+    ) -> Repaired:
+        """Exchange the row of a key with the one that ``run`` removed."""
+        with self._interventions.transaction(work, cancellation) as opened, self._interventions.errors(cancellation):
+            return repair.restore_one(opened, run, key, self._control)
+
+    def upkeep(self, specs: Sequence[TableSpec], *, apply: bool) -> Sequence[str]:  # noqa: ARG002
+        """Return nothing: the engine keeps its file in check by itself."""
+        return []
 
     def raise_fence(self, spec: TableSpec, scope: Scope, *, token: int, by: str, reason: str) -> int:
         """Raise the fence of a scope, with an audit entry, in a transaction of its own."""
@@ -259,44 +330,54 @@ class EmbeddedWarehouse:
         with self._errors("the fence could not be raised"), self._database.open() as connection:
             connection.execute("begin")
             try:
-                self._change_guard(connection, name)
+                steps.change_guard(connection, control, name, None)
                 found = rows(connection, control["read_fences"], name, [partition])
                 fence = max(token, *(value for _, value in found)) if found else token
                 rows(connection, control["delete_fences"], name, [partition])
                 rows(connection, control["insert_fences"], name, [partition], [fence])
-                values = ("force_release", name, "", "", 0, False, by, 0.0, 0.0, reason)
-                self._insert_history(connection, values, (scope.partition, fence, 0, 0, 0, 0, 0, 0))
-                connection.execute("commit")
+                steps.write_history(
+                    connection,
+                    control,
+                    [(scope.partition, fence, 0, 0, 0, 0, 0, 0)],
+                    action="force_release",
+                    table=name,
+                    holder=by,
+                    reason=reason,
+                )
+                self._database.commit(connection)
             except BaseException:
-                _rollback(connection)
+                rollback(connection)
                 raise
         return fence
 
     def record(self, entry: HistoryEntry) -> None:
         """Write an audit entry."""
         with self._errors("the audit entry could not be written"), self._database.open() as connection:
-            values = (
-                entry.action, entry.table, entry.batch, entry.consolidation, entry.attempt, entry.unlocked,
-                entry.holder, entry.merge_s, entry.verify_s, entry.reason,
-            )  # fmt: skip
             counts = (
                 entry.partition, entry.token, entry.parts, entry.rows_staged, entry.rows_inserted,
                 entry.rows_updated, entry.rows_unchanged, entry.rows_superseded,
             )  # fmt: skip
-            self._insert_history(connection, values, counts)
-
-    def _insert_history(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        values: tuple[object, ...],
-        counts: tuple[object, ...],
-    ) -> None:
-        rows(connection, self._control["insert_history"], *values, *([value] for value in counts))
-
-    def _change_guard(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
-        (changed,) = row(connection, self._control.of(name)["change_guard"], name)
-        if changed != 1:
-            raise NotInstalledError(f"The table {name!r} has no guard row.", hint="Run `onerow init`.")
+            connection.execute("begin")
+            try:
+                steps.write_history(
+                    connection,
+                    self._control,
+                    [counts],
+                    action=entry.action,
+                    table=entry.table,
+                    batch=entry.batch,
+                    run=entry.consolidation,
+                    attempt=entry.attempt,
+                    unlocked=entry.unlocked,
+                    holder=entry.holder,
+                    merge_s=entry.merge_s,
+                    verify_s=entry.verify_s,
+                    reason=entry.reason,
+                )
+                self._database.commit(connection)
+            except BaseException:
+                rollback(connection)
+                raise
 
     def history(self, *, table: str | None, batch: str | None, limit: int) -> Sequence[HistoryEntry]:
         """Return what was committed, newest first."""
@@ -381,17 +462,13 @@ class DuckDBWarehouse(EmbeddedWarehouse):
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         transaction: type[Transaction] = Transaction,
         versions: type[VersionsTransaction] = VersionsTransaction,
+        interventions: type[Interventions] = Interventions,
     ) -> None:
-        database = Database(path, busy_timeout_s=busy_timeout_s)
         super().__init__(
-            database, locate=locate, control_schema=control_schema, transaction=transaction, versions=versions
+            Database(path, busy_timeout_s=busy_timeout_s),
+            locate=locate,
+            control_schema=control_schema,
+            transaction=transaction,
+            versions=versions,
+            interventions=interventions,
         )
-
-
-def _rollback(connection: duckdb.DuckDBPyConnection) -> None:
-    """Roll back if there is something to: an aborted COMMIT may have ended the transaction already."""
-    try:
-        connection.execute("rollback")
-    except duckdb.TransactionException as error:
-        if "no transaction is active" not in str(error):
-            raise

@@ -13,6 +13,7 @@ commit. What it decides on, and what follows (measured with DuckDB 1.5.5):
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
@@ -28,11 +29,17 @@ from psycopg import ProgrammingError, conninfo
 
 from onerow.adapters.warehouse.duckdb import sql
 from onerow.adapters.warehouse.duckdb.database import Database, map_error
+from onerow.adapters.warehouse.duckdb.install import schema_of
 from onerow.adapters.warehouse.ducklake import extensions
+from onerow.adapters.warehouse.ducklake.kept import KeptFiles
 from onerow.errors import ConfigurationError, ConflictError, NotInstalledError, OnerowError, WarehouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from onerow.core.spec import TableSpec
+
+logger = logging.getLogger("onerow")
 
 METADATA: Final = f"__ducklake_metadata_{sql.DATABASE}"
 """Name under which DuckLake attaches the catalog's own tables."""
@@ -122,13 +129,16 @@ def _quoted(password: str) -> str:
 class Lake(Database):
     """A DuckLake; each thread has an instance with the lake attached."""
 
-    def __init__(self, catalog: Catalog, data_path: str, *, busy_timeout_s: float, overwrite_path: bool = False) -> None:
+    def __init__(
+        self, catalog: Catalog, data_path: str, *, busy_timeout_s: float, control_schema: str = "onerow"
+    ) -> None:
         scratch = catalog.path or Path(tempfile.gettempdir()) / f"onerow-{os.getuid()}"
         super().__init__(scratch, busy_timeout_s=busy_timeout_s)
         self.catalog = catalog
         self.data_path = data_path
-        self._overwrite_path = overwrite_path
         self.create = False
+        self._control_schema = control_schema
+        self._folders: dict[tuple[str, str | None], Path] = {}
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """Return an instance with the extensions loaded; an idle one if there is, loading them takes long."""
@@ -161,10 +171,54 @@ class Lake(Database):
             self._let_go(connection)
         if not getattr(self._local, "attached", False):
             self._attach_lake(connection)
+            try:
+                self._learn_folders(connection)
+            except duckdb.Error as error:
+                raise self.map_error(error, f"the lake at {self.catalog.shown} cannot be read") from None
+        self._local.opened_s = time.time()
         try:
             yield connection
         finally:
             self._local.used_s = time.monotonic()
+
+    def commit(self, connection: duckdb.DuckDBPyConnection, *specs: TableSpec) -> None:
+        """Commit; if nobody can tell whether it was kept, see that the files that it names are there."""
+        self.commit_of(connection, [(schema_of(spec), spec.target[-1]) for spec in specs])
+
+    def commit_of(self, connection: duckdb.DuckDBPyConnection, tables: Sequence[tuple[str, str]]) -> None:
+        """Commit what has changed ``tables``, by schema and name, or the control tables."""
+        if "://" in self.data_path:
+            connection.execute("commit")
+            return
+        folders = {self._folder(self._control_schema, None), *(self._folder(schema, table) for schema, table in tables)}
+        kept = KeptFiles(Path(self.data_path), folders, since_s=self._local.opened_s)
+        try:
+            connection.execute("commit")
+        except duckdb.Error as error:
+            if not self.is_conflict(error):
+                restored = kept.restore()
+                logger.warning("onerow.files_restored", extra={"facts": {"files": restored}})
+            raise
+        finally:
+            kept.forget()
+
+    def _learn_folders(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Read where the tables' files are. Never inside a transaction: it would then have two in the catalog."""
+        found = connection.execute(
+            "select lower(s.schema_name), lower(t.table_name), s.path, t.path "  # noqa: S608 -- the names are ours
+            f"from {METADATA}.ducklake_schema s left join {METADATA}.ducklake_table t "
+            "on t.schema_id = s.schema_id and t.end_snapshot is null where s.end_snapshot is null"
+        ).fetchall()
+        root = Path(self.data_path)
+        for schema, table, schema_path, table_path in found:
+            self._folders[schema, None] = root / schema_path
+            if table is not None:
+                self._folders[schema, table] = root / schema_path / table_path
+
+    def _folder(self, schema: str, table: str | None) -> Path:
+        """Return the folder of a table's files, or of a schema's; as DuckLake calls it if it is younger."""
+        key = (schema.lower(), None if table is None else table.lower())
+        return self._folders.get(key) or Path(self.data_path) / schema / (table or "")
 
     def _is_well(self, connection: duckdb.DuckDBPyConnection) -> bool:
         """Say whether what is attached can be used; asks only after a failure or a pause."""
@@ -173,7 +227,7 @@ class Lake(Database):
         if time.monotonic() - self._local.used_s < IDLE_S:
             return True
         try:
-            connection.execute(f"select max(snapshot_id) from {METADATA}.ducklake_snapshot").fetchall()
+            connection.execute(f"select max(snapshot_id) from {METADATA}.ducklake_snapshot").fetchall()  # noqa: S608 -- the name is ours
         except duckdb.Error:
             return False
         return True
@@ -211,8 +265,6 @@ class Lake(Database):
             f"CREATE_IF_NOT_EXISTS {'true' if self.create else 'false'}",
             *self.catalog.options,
         ]
-        if self._overwrite_path:
-            options.append("OVERRIDE_DATA_PATH true")
         return f"ATTACH {literal(f'ducklake:{self.catalog.source}')} AS {sql.DATABASE} ({', '.join(options)})"
 
     def _no_lake(self) -> NotInstalledError:
@@ -244,7 +296,7 @@ class Lake(Database):
                 f"{doing}: the catalog cannot be reached: {_lines(text)}",
                 hint="Look whether its server runs and the URL is right. Staging is kept.",
             )
-        return map_error(type(error)(text), doing)
+        return map_error(type(error)(_lines(text)), doing)
 
     def redacted(self, text: str) -> str:
         """Return a message without the catalog's secrets."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import random
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import duckdb
 
 from onerow.adapters.warehouse.duckdb import install as installation
+from onerow.adapters.warehouse.duckdb.guarded import Interventions, rollback
 from onerow.adapters.warehouse.duckdb.merge import Transaction
 from onerow.adapters.warehouse.duckdb.versions import VersionsTransaction
 from onerow.adapters.warehouse.duckdb.warehouse import BUSY_TIMEOUT_S, EmbeddedWarehouse
-from onerow.adapters.warehouse.ducklake import doctor
+from onerow.adapters.warehouse.ducklake import doctor, upkeep
 from onerow.adapters.warehouse.ducklake.lake import Lake, catalog_of
 from onerow.core.plans import Committed, Refused, Unknown
 from onerow.errors import ConflictError, NotInstalledError, OnerowError
@@ -41,13 +43,13 @@ CAPABILITIES: Final = Capabilities(
     commit_domain="table",
     max_partitions=400,
     max_rows=5_000_000,
-    modes=frozenset({"upsert"}),
+    modes=frozenset({"upsert", "versions"}),
 )
 CAPABILITIES_OF_A_FILE: Final = Capabilities(
     commit_domain="file",
     max_partitions=400,
     max_rows=5_000_000,
-    modes=frozenset({"upsert"}),
+    modes=frozenset({"upsert", "versions"}),
 )
 
 
@@ -60,6 +62,12 @@ def staging_folder(data_path: str) -> Path | None:
     return None if "://" in data_path else Path(data_path) / STAGING_NAME
 
 
+class LakeInterventions(Interventions):
+    """Work that merges no parts; the catalog may be at the end of a line."""
+
+    in_doubt = True
+
+
 class DuckLakeWarehouse(EmbeddedWarehouse):
     """A DuckLake.
 
@@ -70,7 +78,7 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
         transaction: the steps; the test kit gives one with a step switched off.
     """
 
-    layout = installation.Layout(own_guards=True, partitioned=True)
+    layout = installation.Layout(own_guards=True, partitioned=True, required_later=False)
 
     def __init__(
         self,
@@ -82,11 +90,17 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         transaction: type[Transaction] = Transaction,
         versions: type[VersionsTransaction] = VersionsTransaction,
+        interventions: type[LakeInterventions] = LakeInterventions,
     ) -> None:
         place = catalog_of(catalog, busy_timeout_s=busy_timeout_s)
-        self._lake = Lake(place, data_path, busy_timeout_s=busy_timeout_s)
+        self._lake = Lake(place, data_path, control_schema=control_schema, busy_timeout_s=busy_timeout_s)
         super().__init__(
-            self._lake, locate=locate, control_schema=control_schema, transaction=transaction, versions=versions
+            self._lake,
+            locate=locate,
+            control_schema=control_schema,
+            transaction=transaction,
+            versions=versions,
+            interventions=interventions,
         )
 
     @property
@@ -137,8 +151,7 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
                 attempt += 1
                 if attempt >= MAX_ATTEMPTS:
                     raise
-            pause_s = min(BACKOFF_S * 2**attempt, MAX_BACKOFF_S)
-            time.sleep(pause_s * (0.5 + random.random()))
+            _pause(attempt)
 
     def _commit(
         self,
@@ -149,7 +162,7 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
     ) -> Outcome:
         """Commit. A conflict was certainly not kept; of any other failure nobody can tell before the guard is had."""
         try:
-            connection.execute("commit")
+            self._lake.commit(connection, plan.spec)
         except duckdb.Error as error:
             mapped = self._lake.map_error(error, "the commit failed")
             if self._lake.is_conflict(error):
@@ -161,14 +174,19 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
             return Unknown(self._lake.map_error(error, "nobody can tell whether the commit was kept"))
         if committed is None:
             return Unknown(NotInstalledError("The commit was accepted, but the ledger does not show it."))
-        return Committed(counts, merge_s=transaction.merge_s, verify_s=transaction.verify_s)
+        return Committed(
+            counts,
+            merge_s=transaction.merge_s,
+            verify_s=transaction.verify_s,
+            duplicates_removed=transaction.duplicates_removed,
+        )
 
     def resolve(self, plan: MergePlan) -> Committed | Refused | Unknown:
         """Take the guard, then read what the transaction has left; losing the guard is no answer."""
         outcome = super().resolve(plan)
         attempt = 0
         while isinstance(outcome, Unknown) and isinstance(outcome.error, ConflictError) and attempt < MAX_ATTEMPTS:
-            time.sleep(BACKOFF_S * (0.5 + random.random()))
+            _pause(attempt)
             outcome = super().resolve(plan)
             attempt += 1
         return outcome
@@ -194,6 +212,45 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
         except OnerowError as error:
             return [*facts, ("lake", False, str(error))]
 
+    def upkeep(self, specs: Sequence[TableSpec], *, apply: bool) -> Sequence[str]:
+        """Merge small files, rewrite heavily deleted ones, forget old snapshots and remove their files."""
+        lines: list[str] = []
+        for spec in specs:
+            lines += self._retried(partial(self._compact, self._tables_of(spec), apply=apply))
+        if specs:
+            shared = [(self._schema, name) for name in ("ledger", "history")]
+            lines += self._retried(partial(self._compact, shared, apply=apply))
+        with self._errors("old snapshots cannot be expired"), self._database.open() as connection:
+            snapshots = upkeep.old_snapshots(connection)
+            if apply and snapshots:
+                upkeep.expire(connection)
+            files = upkeep.remove_files(connection) if apply else upkeep.old_files(connection)
+        return [*lines, *upkeep.snapshot_lines(snapshots, files)]
+
+    def _tables_of(self, spec: TableSpec) -> list[tuple[str, str]]:
+        """Return the target and the control table that is written as often."""
+        fences = self._control.of(spec.name).real_name("fences")
+        return [(installation.schema_of(spec), spec.target[-1]), (self._schema, fences)]
+
+    def _compact(self, tables: Sequence[tuple[str, str]], *, apply: bool) -> list[str]:
+        """Compact tables. The guard cannot be part of it: DuckLake lets no compaction change rows.
+
+        It needs none: what a compaction rewrites and somebody else has deleted from meanwhile is a conflict.
+        """
+        with self._errors("the files cannot be compacted"), self._database.open() as connection:
+            found = [upkeep.table_files(connection, schema, table) for schema, table in tables]
+            todo = [files for files in found if files.line]
+            for step in (upkeep.rewrite, upkeep.merge) if apply and todo else ():
+                connection.execute("begin")
+                try:
+                    for files in todo:
+                        step(connection, files.schema, files.table)
+                    self._lake.commit_of(connection, tables)
+                except BaseException:
+                    rollback(connection)
+                    raise
+        return [files.line for files in todo]
+
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
         try:
@@ -203,3 +260,8 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
             raise NotInstalledError(f"{doing}: {text}", hint="Run `onerow init` to create what is missing.") from None
         except duckdb.Error as error:
             raise self._lake.map_error(error, doing) from None  # the engine's own message may show a password
+
+
+def _pause(attempt: int) -> None:
+    pause_s = min(BACKOFF_S * 2**attempt, MAX_BACKOFF_S)
+    time.sleep(pause_s * (0.5 + random.random()))  # noqa: S311 -- only keeps two from meeting again

@@ -162,22 +162,29 @@ class PostgresParts:
 
         Raises:
             UsageError: there is no such entry.
+            StagingError: it has not the rows that were put aside.
         """
         with staging_errors("read the quarantine"), self.connection() as connection:
-            if not rows(connection, self.control["find_quarantined"], table, quarantine_id):
-                raise UsageError(f"There is no quarantine entry {quarantine_id!r} of table {table!r}.")
-        return self._read_quarantined(quarantine_id)
+            found = rows(connection, self.control["find_quarantined"], table, quarantine_id)
+        if not found:
+            raise UsageError(f"There is no quarantine entry {quarantine_id!r} of table {table!r}.")
+        return self._read_quarantined(quarantine_id, found[0][0])
 
-    def _read_quarantined(self, quarantine_id: str) -> Iterator[BadRow]:
-        after = -1
+    def _read_quarantined(self, quarantine_id: str, row_count: int) -> Iterator[BadRow]:
+        after, read = -1, 0
         while True:
             with staging_errors("read the quarantine"), self.connection() as connection:
                 found = rows(connection, self.control["read_quarantined"], quarantine_id, after, ROWS_A_LOOK)
             for position, problems, content in found:
-                after = position
+                after, read = position, read + 1
                 yield BadRow(position, tuple(json.loads(problems)), dict(json.loads(content)))
             if len(found) < ROWS_A_LOOK:
-                return
+                break
+        if read != row_count:
+            raise StagingError(
+                f"The quarantine entry {quarantine_id} has {read} rows where {row_count} were put aside.",
+                hint="Somebody has removed rows; remove the entry and stage its source again.",
+            )
 
     # --- what is left over ---------------------------------------------------------------
 

@@ -19,7 +19,8 @@ from onerow.faces.cli.shared import DURATION, Command, Invocation
 def gc(asked: Invocation, /, *, older_than: float | None, applied: bool) -> int:
     """Remove the data of parts that were merged long ago.
 
-    What crashed writers have left behind goes too. Only parts that the ledger still names as merged for all
+    What crashed writers have left behind goes too, and a lake's small files are merged and its old snapshots
+    forgotten. Only parts that the ledger still names as merged for all
     their partitions go, by identity. Shows its plan and does nothing, until it is given --apply.
 
     \b
@@ -36,6 +37,7 @@ def gc(asked: Invocation, /, *, older_than: float | None, applied: bool) -> int:
         retention = Retention(warehouse=store.ports.warehouse, parts=store.ports.parts)
         plan = retention.plan(store.tables.values(), older_than_s=older_than_s)
         purged, removed = retention.apply(plan, older_than_s=older_than_s) if applied else (0, plan.remains)
+        upkeep = retention.keep_up(store.tables.values()) if applied else plan.upkeep
     if printer.json:
         printer.document(
             {
@@ -55,11 +57,12 @@ def gc(asked: Invocation, /, *, older_than: float | None, applied: bool) -> int:
                 "parts_removed": purged,
                 "remains": list(removed),
                 "unmerged": [part.part_id for part in plan.unmerged],
+                "upkeep": list(upkeep),
             }
         )
         return 0
     size = f"{plan.size_bytes / 1e6:,.1f} MB"
-    if not (plan.parts or plan.remains):
+    if not (plan.parts or plan.remains or upkeep):
         printer.line("nothing to remove", "bold")
     elif applied:
         printer.line(f"removed: the data of {count(purged, 'merged part')} ({size}) and "
@@ -77,12 +80,14 @@ def gc(asked: Invocation, /, *, older_than: float | None, applied: bool) -> int:
         )
     for place in removed:
         printer.line(f"  remains: {place}")
+    for line in upkeep:
+        printer.line(f"  upkeep: {line}")
     if plan.unmerged:
         printer.warn(
             f"{count(len(plan.unmerged), 'part')} were merged once, but the ledger does not name them any more: the "
             "warehouse was restored to an earlier moment. They are kept; `onerow batches list` shows their "
             "batches, consolidate these again."
         )
-    if not applied and (plan.parts or plan.remains):
+    if not applied and (plan.parts or plan.remains or plan.upkeep):
         printer.line("Nothing was changed. To do it, add: --apply")
     return 0

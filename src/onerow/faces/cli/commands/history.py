@@ -69,7 +69,9 @@ def history(asked: Invocation, /, *, table: str | None, batch: str | None, limit
 def _remark(entry: HistoryEntry) -> str:
     if entry.action == "consolidate":
         return "unlocked" if entry.unlocked else ""
-    return f"{entry.action.replace('_', ' ')} by {entry.holder}: {entry.reason}"
+    moved = f", {entry.rows_superseded:,} rows moved aside" if entry.action in {"dedupe", "restore"} else ""
+    run = f" {entry.consolidation}" if entry.consolidation else ""
+    return f"{entry.action.replace('_', ' ')}{run} by {entry.holder}: {entry.reason}{moved}"
 
 
 def _to_json(entry: HistoryEntry) -> dict[str, Any]:
