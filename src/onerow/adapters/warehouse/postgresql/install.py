@@ -129,6 +129,8 @@ def _install_staging(connection: Connection, spec: TableSpec, control_schema: st
     if not found:
         part = sql.column(sql.PART)
         run(connection, sql.SQL("create table {} ({} bigint not null, {})").format(table, part, columns))
+        # Measured with a million rows of other parts: 15 parts of 40 rows are read in 0.5 ms (no index: 250 ms, BRIN:
+        # as long), and copying 100,000 rows takes 7 % longer.
         run(connection, sql.SQL("create index on {} ({})").format(table, part))
         return [f"staging table {control_schema}.{name}"]
     made = []
