@@ -279,3 +279,64 @@ def utc(value):
     return value
 
 
+
+
+NOT_YET = (
+    "a_batch_is_named_only_if_it_is_the_only_one",
+    "a_block_begins_and_ends_no_transaction",
+    "a_block_cannot_leave_a_key_twice",
+    "a_block_commits_what_it_does",
+    "a_block_is_fenced",
+    "a_block_reads_parameters",
+    "a_block_whose_lease_is_lost_keeps_nothing",
+    "a_block_without_statements_commits",
+    "a_block_works_in_a_table_without_partitions",
+    "a_clashing_version_gets_a_new_number",
+    "a_clean_table_needs_no_repair",
+    "a_consolidation_beside_a_block_waits_or_wins",
+    "a_consolidation_beside_a_repair_waits_or_wins",
+    "a_consolidation_repairs_if_the_table_says_so",
+    "a_consolidation_repairs_only_its_partitions",
+    "a_refused_consolidation_repairs_nothing",
+    "a_removed_row_can_be_restored_and_back",
+    "a_repair_is_fenced",
+    "a_repair_that_was_asked_for_does_not_contradict_the_answer",
+    "a_repair_whose_lease_is_lost_keeps_nothing",
+    "a_row_of_a_key_that_is_gone_comes_back",
+    "a_swallowed_error_commits_nothing",
+    "a_table_without_partitions_is_repaired",
+    "a_warehouse_restored_to_an_earlier_moment_heals",
+    "an_exception_of_the_block_rolls_back",
+    "an_interrupted_block_keeps_nothing",
+    "an_outdated_plan_is_refused",
+    "columns_declared_later_are_kept_too",
+    "copies_of_a_version_are_removed",
+    "keys_that_a_cast_would_have_folded_are_told",
+    "looking_changes_nothing_and_finds_the_same",
+    "nothing_is_restored_into_versions",
+    "null_is_a_key_like_any_other",
+    "one_of_identical_copies_stays",
+    "only_what_was_removed_can_be_restored",
+    "other_partitions_are_left_alone",
+    "removed_rows_are_kept_whole",
+    "the_end_of_a_block_can_be_asked_for",
+    "the_end_of_a_repair_can_be_asked_for",
+    "the_history_names_the_block",
+    "the_history_names_the_repair",
+    "the_ledger_explains_the_table_after_a_repair",
+    "the_newest_of_several_removed_rows_comes_back",
+    "the_newest_row_stays",
+    "the_plan_names_keys_and_rows",
+    "the_plan_tells_likely_causes",
+    "ties_are_broken_as_in_a_merge",
+    "two_blocks_at_once_leave_one_row",
+    "two_repairs_at_once_remove_once",
+    "versions_are_repaired_while_consolidating",
+)
+"""Checks of repair, restore, guarded statements and backups."""
+
+GAPS = {
+    (backend, check): "the PostgreSQL adapter offers no repair, restore, guarded statements and backups yet"
+    for backend in ("postgresql", "postgresql-unenforced")
+    for check in NOT_YET
+}
