@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from onerow.adapters.postgresql.connection import row, rows, run
+from onerow.adapters.warehouse.postgresql import steps
 from onerow.adapters.warehouse.postgresql.layout import check_rows, data_number, staging_table
 from onerow.adapters.warehouse.postgresql.statements import Statements, of_parts
+from onerow.adapters.warehouse.postgresql.steps import name_of
 from onerow.adapters.warehouse.postgresql.target import describe, holds_key
-from onerow.core.partitions import decode_partition, encode_partition
+from onerow.core.partitions import decode_partition
 from onerow.core.plans import AlreadyMerged, MergeCounts, Refused
 from onerow.errors import (
-    DuplicatesError,
-    LockStoreMismatchError,
-    NotInstalledError,
     OnerowError,
     PartCorruptError,
     StaleLeaseError,
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from onerow.core.partitions import PartitionValue
     from onerow.core.plans import MergePlan
     from onerow.core.spec import TableSpec
-
-MAX_NAMED_KEYS = 10
 
 
 class RefusedError(Exception):
@@ -186,49 +183,25 @@ class Transaction:
     def guard(self) -> None:
         """Change the guard rows; a second transaction waits here for the first one's end, then sees what it did."""
         plan = self.plan
-        partitions = [task.partition or "" for task in plan.tasks]
-        changed = run(self.connection, self.control["change_guards"], plan.spec.name, partitions)
-        run(self.connection, self.control["share_table"], self.control_schema, plan.spec.name)
-        found = rows(self.connection, self.control["read_table"], plan.spec.name)
-        if changed != len(partitions) or not found:
-            refuse(
-                NotInstalledError(
-                    f"The table {plan.spec.name!r} has {changed} guard rows for {len(partitions)} partitions.",
-                    hint="Run `onerow init`.",
-                )
+        try:
+            steps.take_guards(
+                self.connection,
+                self.control,
+                plan.spec.name,
+                plan.partitions,
+                control_schema=self.control_schema,
+                lock_store=plan.lock_store,
             )
-        lock_store = found[0][0]
-        if plan.lock_store is not None and lock_store != plan.lock_store:
-            refuse(
-                LockStoreMismatchError(
-                    f"The table {plan.spec.name!r} is used with the lock store {lock_store}, not with "
-                    f"{plan.lock_store}: two stores would be two locks.",
-                    hint="If the old one is really out of use, run `onerow init --adopt-locks`.",
-                )
-            )
+        except OnerowError as error:
+            refuse(error)
 
     def token(self) -> None:
         """Compare with the fence and raise it."""
-        tokens = {task.partition or "": task.token for task in self.plan.tasks if task.token is not None}
-        if not tokens:
-            return
-        name, partitions = self.plan.spec.name, list(tokens)
-        for partition, fence in rows(self.connection, self.control["read_fences"], name, partitions):
-            if fence > tokens[partition]:
-                raise RefusedError(
-                    Refused(
-                        "stale",
-                        StaleLeaseError(
-                            f"A consolidation of {name}/{partition} with token {fence} has committed; this one has "
-                            f"token {tokens[partition]}.",
-                            fence=fence,
-                            hint="Its lease had passed to somebody else. Staging is kept; consolidate again.",
-                        ),
-                        fence=fence,
-                    )
-                )
-        run(self.connection, self.control["delete_fences"], name, partitions)
-        run(self.connection, self.control["insert_fences"], name, partitions, list(tokens.values()))
+        tokens = {task.partition: task.token for task in self.plan.tasks}
+        try:
+            steps.raise_fences(self.connection, self.control, self.plan.spec.name, tokens)
+        except StaleLeaseError as error:
+            raise RefusedError(Refused("stale", error, fence=error.fence)) from error
 
     def todo(self) -> None:
         """Refuse a plan of which the ledger names a part already."""
@@ -309,24 +282,23 @@ class Transaction:
                 task.partition,
                 task.token,
                 len(task.part_ids),
-                *(getattr(counts[task.partition], name) for name in MergeCounts.__slots__),
+                *_numbers(counts[task.partition]),
             )
             for task in plan.tasks
         ]
-        run(
+        steps.write_history(
             self.connection,
-            self.control["insert_history"],
-            "consolidate",
-            plan.spec.name,
-            plan.batch,
-            plan.consolidation,
-            plan.attempt,
-            plan.unlocked,
-            plan.holder,
-            self.merge_s,
-            self.verify_s,
-            "",
-            *(list(values) for values in zip(*history, strict=True)),
+            self.control,
+            history,
+            action="consolidate",
+            table=plan.spec.name,
+            batch=plan.batch,
+            run_id=plan.consolidation,
+            attempt=plan.attempt,
+            unlocked=plan.unlocked,
+            holder=plan.holder,
+            merge_s=self.merge_s,
+            verify_s=self.verify_s,
         )
 
     def refuse_duplicates(self) -> None:
@@ -353,32 +325,10 @@ class Transaction:
         return self.prepared.tallies[name_of(self.plan.spec, value)]
 
 
-DOUBLED = "business keys of {table!r} stand more than once"
-
-
-def duplicates_refusal(spec: TableSpec, found: Sequence[tuple[Any, ...]], what: str = DOUBLED) -> Refused:
+def duplicates_refusal(spec: TableSpec, found: Sequence[tuple[Any, ...]], what: str = steps.STAND_TWICE) -> Refused:
     """Return the refusal that names keys that stand more than once; each is the identity's values as text."""
-    partitions = tuple(dict.fromkeys(values[0] if spec.partition is not None else None for values in found))
-    keys = [describe_key(spec, values) for values in found[:MAX_NAMED_KEYS]]
-    more = "" if len(found) <= MAX_NAMED_KEYS else f" and {len(found) - MAX_NAMED_KEYS} or more others"
-    scope = f" --partition {partitions[0]}" if partitions[0] is not None else ""
-    error = DuplicatesError(
-        f"{len(found)} {what.format(table=spec.name)}: {'; '.join(keys)}{more}.",
-        keys=keys,
-        partitions=partitions,
-        hint="The transaction was rolled back, staging is kept. See them with "
-        f"`onerow check --table {spec.name}{scope}`, remove the extra rows and consolidate again.",
-    )
-    return Refused("failed", error, partitions=partitions)
-
-
-def describe_key(spec: TableSpec, values: Sequence[Any]) -> str:
-    """Return a key as text for people: column=value, value 'x' for text and NULL for none."""
-    texts = {column.name for column in spec.columns if column.type.kind == "string"}
-    return ", ".join(
-        f"{name}={'NULL' if value is None else repr(value) if name in texts else value}"
-        for name, value in zip(spec.row_identity, values, strict=False)
-    )
+    error = steps.duplicates_error(spec, found, what)
+    return Refused("failed", error, partitions=error.partitions)
 
 
 def refuse(error: OnerowError) -> NoReturn:
@@ -392,6 +342,5 @@ def _value(spec: TableSpec, name: str | None) -> PartitionValue:
     return decode_partition(name, spec.by_name[spec.partition].type)
 
 
-def name_of(spec: TableSpec, value: Any) -> str | None:
-    """Return the canonical name of a partition's value; None for a table without."""
-    return None if spec.partition is None else encode_partition(value)
+def _numbers(counts: MergeCounts) -> tuple[int, int, int, int, int]:
+    return (counts.staged, counts.inserted, counts.updated, counts.unchanged, counts.superseded)
