@@ -14,6 +14,7 @@ from onerow.adapters.postgresql.sqlstate import classify, told
 from onerow.adapters.warehouse.postgresql import inspection, steps
 from onerow.adapters.warehouse.postgresql import install as installation
 from onerow.adapters.warehouse.postgresql.control import control_statements
+from onerow.adapters.warehouse.postgresql.guarded import Interventions
 from onerow.adapters.warehouse.postgresql.merge import PreparedMerge, RefusedError, Transaction, prepare
 from onerow.adapters.warehouse.postgresql.probe import probe
 from onerow.adapters.warehouse.postgresql.refusals import refusal_of
@@ -25,13 +26,15 @@ from onerow.ports.warehouse import Capabilities, HistoryEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from onerow.adapters.postgresql.connection import Connection
     from onerow.core.partitions import Scope
     from onerow.core.plans import Merged, MergePlan, Outcome
+    from onerow.core.repairs import Intervention
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
-    from onerow.ports.warehouse import InspectRequest, Prepared, TableCheck
+    from onerow.ports.warehouse import GuardedTransaction, InspectRequest, Prepared, TableCheck
 
 LEASE_S: Final = 30.0
 BUSY_TIMEOUT_S: Final = 30.0
@@ -54,6 +57,7 @@ class PostgresWarehouse:
         busy_timeout_s: how long to wait for a lock of somebody else.
         transaction: the steps; the test kit gives one with a step switched off.
         versions: the same for tables in versions mode.
+        interventions: the steps of repairs and guarded blocks.
         server: connections to share; None: connections of its own.
     """
 
@@ -66,6 +70,7 @@ class PostgresWarehouse:
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         transaction: type[Transaction] = Transaction,
         versions: type[VersionsTransaction] = VersionsTransaction,
+        interventions: type[Interventions] = Interventions,
         server: Server | None = None,
     ) -> None:
         self.server = server or Server(url)
@@ -74,6 +79,7 @@ class PostgresWarehouse:
         self._transaction = transaction
         self._versions = versions
         self._control = control_statements(control_schema)
+        self._interventions = interventions(self._sessions, self._control, control_schema=control_schema)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -202,6 +208,20 @@ class PostgresWarehouse:
             return None
         counts = {partition: MergeCounts(*numbers) for partition, *numbers, _, _ in found}
         return Committed(counts, merge_s=found[0][-2], verify_s=found[0][-1], read_back=True)
+
+    def guarded(
+        self, work: Intervention, cancellation: Cancellation
+    ) -> AbstractContextManager[GuardedTransaction]:
+        """Run a block of people's own statements under guard and token."""
+        return self._interventions.guarded(work, cancellation)
+
+    def settled(self, work: Intervention) -> bool:
+        """Take the guard, then tell whether the transaction of ``work`` has committed."""
+        return self._interventions.settled(work)
+
+    def upkeep(self, specs: Sequence[TableSpec], *, apply: bool) -> Sequence[str]:  # noqa: ARG002
+        """Return nothing: autovacuum keeps the tables in check."""
+        return []
 
     def raise_fence(self, spec: TableSpec, scope: Scope, *, token: int, by: str, reason: str) -> int:
         """Raise the fence of a scope, with an audit entry, in a transaction of its own."""
