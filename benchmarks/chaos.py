@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ ENGINES: Final[dict[str, str]] = {
 }
 
 OVERLAPPING: Final[Mapping[str, Any]] = {"unlocked": 1.0, "linger_s": 0.05}
-STALE: Final[Mapping[str, Any]] = {"stumbles": "prepared", "unlocked": 0.0, "fault_every_s": 1e9, "skewed": False}
+STALE: Final[Mapping[str, Any]] = {"stumbles": "leased", "unlocked": 0.0, "fault_every_s": 1e9, "skewed": False}
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--compare", action="store_true", help="measure all ways of the table, print Markdown")
     parser.add_argument("--results", type=Path, help="write all reports to this file, as JSON")
     asked = parser.parse_args(arguments)
+    logging.getLogger("onerow").setLevel(logging.CRITICAL + 1)  # the reports tell it
     names = asked.engine or list(ENGINES)
     reports: dict[str, dict[str, chaos.Report]] = {}
     with backends(names) as made:

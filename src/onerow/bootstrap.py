@@ -7,11 +7,12 @@ import os
 import socket
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from onerow.adapters.clock import SystemClock, SystemIds, Threads
 from onerow.config import Settings, Url, find_config, load_settings, parse_url, split_target
 from onerow.errors import ConfigurationError
+from onerow.services.checker import Inspecting
 from onerow.services.leases import Leases, LeaseSettings
 from onerow.services.stager import Stager
 from onerow.services.store import Ports, Store
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from onerow.adapters.staging.infer import InferredColumns
-    from onerow.adapters.warehouse.duckdb.adopt import ExistingTable
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Clock, Ids
     from onerow.ports.lockstore import LockStore
@@ -160,6 +160,7 @@ def _open_postgresql(settings: Settings, url: Url, clock: Clock, ids: Ids) -> tu
         clock=clock,
         ids=ids,
         is_merged=asks_ledger(warehouse),
+        server=warehouse.server,  # closed with the warehouse
     )
     return warehouse, parts
 
@@ -200,6 +201,19 @@ def infer_columns(path: str | Path, *, exact: Collection[str]) -> InferredColumn
     return infer(path, exact=exact)
 
 
+class OpenedTable(Inspecting, Protocol):
+    """An existing table that is looked at without configuration."""
+
+    @property
+    def spec(self) -> TableSpec:
+        """The columns that it is checked by."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        ...
+
+
 def open_existing(
     warehouse: str,
     *,
@@ -208,7 +222,7 @@ def open_existing(
     partition_column: str | None = None,
     id_column: str | None = None,
     busy_timeout_s: float = 30.0,
-) -> ExistingTable:
+) -> OpenedTable:
     """Open any existing table for a check, without configuration.
 
     Raises:
@@ -221,6 +235,18 @@ def open_existing(
 
         return open_duckdb(
             url.path,
+            target=split_target(target),
+            key=key,
+            partition_column=partition_column,
+            id_column=id_column,
+            busy_timeout_s=busy_timeout_s,
+        )
+    if url.scheme == "postgresql":
+        with _extra("postgresql"):
+            from onerow.adapters.warehouse.postgresql.adopt import open_existing as open_postgresql
+
+        return open_postgresql(
+            url.secret,
             target=split_target(target),
             key=key,
             partition_column=partition_column,
@@ -248,10 +274,6 @@ def check_offered(tables: Mapping[str, TableSpec], warehouse: Warehouse) -> None
             raise ConfigurationError(
                 f"Table {spec.name!r}: enforce = true needs an engine with unique indexes; this warehouse has none.",
                 hint="Leave it out: onerow keeps one row per key without it.",
-            )
-        if spec.on_bad_row != "refuse":
-            raise ConfigurationError(
-                f'Table {spec.name!r}: on_bad_row = "{spec.on_bad_row}" is not offered yet; write "refuse".'
             )
 
 

@@ -43,7 +43,7 @@ def test_the_plan_has_everything_in_it():
     assert {one.use_lock for one in consolidations} == {True, False}
     assert {one.times for one in consolidations} == {1, 2}
     assert {one.accident for one in consolidations if one.accident} == {
-        (point, fate) for point in ("prepared", "commit", "applied") for fate in ("stop", "kill")
+        (point, fate) for point in ("leased", "prepared", "commit", "applied") for fate in ("stop", "kill")
     }
     assert any(one.again for one in steps)
     assert len({one.part for one in steps if one.part}) == len(steps) - len(consolidations)

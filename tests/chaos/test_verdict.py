@@ -193,11 +193,13 @@ def test_a_part_that_was_removed_and_is_not_merged():
     assert broken(evidence) == {"I7"}
 
 
-def test_a_part_that_was_never_merged():
+def test_a_part_that_was_never_merged_waits_and_is_not_lost():
     evidence = sound()
-    evidence.staged["w2-1"] = StagedRows("b", {DAY: [OLD]}, acknowledged="p3")
+    unseen = tuple(row_of(("w2-1-0", 0, 9, 1)).values())
+    evidence.staged["w2-1"] = StagedRows("b", {DAY: [unseen]}, acknowledged="p3")
     evidence.manifests = [*evidence.manifests, manifest("p3", "w2-1", {DAY: 1}, state="staged")]
-    assert broken(evidence) == {"I2"}
+    assert broken(evidence) == {"end"}
+    assert judge(evidence).lost_rows == 0
 
 
 def test_an_acknowledged_part_that_nobody_knows_any_more():
@@ -206,9 +208,9 @@ def test_an_acknowledged_part_that_nobody_knows_any_more():
     assert broken(evidence) == {"I7"}
 
 
-def test_a_part_whose_data_was_gone_when_it_was_to_be_merged():
+def test_a_part_whose_data_was_damaged_when_it_was_to_be_merged():
     evidence = sound()
-    evidence.results = [answer("c3", DAY, "failed", error_kind="part_gone", error="gone")]
+    evidence.results = [answer("c3", DAY, "failed", error_kind="part_corrupt", error="other bytes")]
     assert broken(evidence) == {"I7"}
 
 

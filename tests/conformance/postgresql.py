@@ -17,8 +17,7 @@ from onerow.adapters.warehouse.postgresql.sql import PART
 from onerow.adapters.warehouse.postgresql.target import related_table, target_table
 from onerow.adapters.warehouse.postgresql.warehouse import PostgresWarehouse
 from onerow.core.spec import TableSpec
-from onerow.errors import StagingError
-from onerow.testing.conformance.harness import SPEC, PartStoreHarness, WarehouseHarness
+from onerow.testing.conformance.harness import LOCKS, SPEC, PartStoreHarness, WarehouseHarness
 from onerow.testing.conformance.rows import SPEC as PART_SPEC
 from support import postgres as servers
 
@@ -37,11 +36,39 @@ def shared_server():
 
 @cache
 def shared_staging():
-    return Server(shared_url(), errors=StagingError)
+    return Server(shared_url())
+
+
+_usual: list[object] = []
+"""What the database has when it holds the usual table and nothing else."""
+
+
+def relations(connection):
+    return connection.execute(
+        "select relname, oid, relnatts from pg_class "
+        "where relnamespace in (select oid from pg_namespace where nspname in ('onerow', 'public', 'nba')) order by oid"
+    ).fetchall()
+
+
+def tables(connection):
+    return connection.execute(
+        "select c.oid::regclass::text from pg_class as c where relkind = 'r' "
+        "and relnamespace in (select oid from pg_namespace where nspname in ('onerow', 'public'))"
+    ).fetchall()
+
+
+def restored():
+    """Empty the tables of the usual install, if the database has them and nothing else; tell whether it has."""
+    with shared_server().connection() as connection:
+        found = bool(_usual) and relations(connection) == _usual[0]
+        if found:
+            connection.execute(_usual[1])
+    return found
 
 
 def emptied():
-    """Empty the database: what a check needs, it installs."""
+    """Empty the database."""
+    _usual.clear()
     with shared_server().connection() as connection:
         connection.execute("set client_min_messages = warning")
         connection.execute(
@@ -50,14 +77,14 @@ def emptied():
         )
 
 
-def open_parts(is_merged=None, **options):
+def open_parts(is_merged=None, url=None, server=None, **options):
     return PostgresParts(
-        shared_url(),
+        url or shared_url(),
         control_schema="onerow",
         clock=SystemClock(),
         ids=SystemIds(),
         is_merged=is_merged or (lambda *_: False),
-        server=shared_staging(),
+        server=server or shared_staging(),
         **options,
     )
 
@@ -89,20 +116,26 @@ class PostgresPartsHarness(PartStoreHarness):
         with shared_server().connection() as connection:
             check_rows(connection, "onerow", [part])
         columns = [name for name, _ in part.columns]
-        return read(staging_table("onerow", part.table), columns, "where {} = {}", PART, data_number(part))
+        return read(shared_server(), staging_table("onerow", part.table), columns, "where {} = {}", PART, data_number(part))
 
     def lose_data(self, part):
-        change("delete from {} where {} = {}", staging_table("onerow", part.table), PART, data_number(part))
+        change(shared_server(), "delete from {} where {} = {}", staging_table("onerow", part.table), PART, data_number(part))
 
     def damage_data(self, part):
-        lose_a_row(part)
+        lose_a_row(shared_server(), part)
 
     def damage_manifest(self, part):
-        change("update {} set manifest = '{{}}' where part_id = {}", sql.Identifier("onerow", "parts"), sql.Literal(part.part_id))
+        change(shared_server(), "update {} set manifest = '{{}}' where part_id = {}", sql.Identifier("onerow", "parts"), sql.Literal(part.part_id))
+
+    def damage_quarantine(self, table, quarantine_id):
+        change(
+            shared_server(), "delete from {} where quarantine_id = {} and position = 2",
+            sql.Identifier("onerow", "quarantine_rows"), sql.Literal(quarantine_id),
+        )  # fmt: skip
 
     def age(self, parts, seconds):
         change(
-            "update {} set changed_at = changed_at - make_interval(secs => {}) where number = any ({})",
+            shared_server(), "update {} set changed_at = changed_at - make_interval(secs => {}) where number = any ({})",
             sql.Identifier("onerow", "parts"), seconds, [data_number(part) for part in parts],
         )  # fmt: skip
 
@@ -116,59 +149,94 @@ class PostgresHarness(WarehouseHarness):
     lease_s = 30.0
     busy_timeout_s = 30.0
 
-    def __init__(self, folder):
-        emptied()
-        self._parts = open_parts()
+    def __init__(self, folder, url=None):
+        """Stand on the database of this process, or on the empty one at ``url``."""
+        self.url = url or shared_url()
+        self.server = Server(url) if url else shared_server()
+        self._begun = url is not None
+        self._parts = open_parts() if url is None else open_parts(url=url, server=Server(url))
+
+    def begin(self):
+        """Empty the database, once, before anything else is done."""
+        if not self._begun:
+            self._begun = True
+            emptied()
+
+    def installed(self, spec=None, **changes):
+        """Begin with the usual table as install has made it before, if it is there; else install it."""
+        if self._begun or spec is not None or changes:
+            return super().installed(spec, **changes)
+        self._begun = True
+        if not restored():
+            emptied()
+        with self.server.connection() as connection:
+            if not _usual:
+                super().installed()
+                _usual[:] = [relations(connection)]
+                names = [name for name, *_ in tables(connection)]
+                again = [f"delete from {name}" for name in names if not name.endswith(".tables")]
+                _usual.append("; ".join([*again, f"update onerow.tables set lock_store = '{LOCKS}'"]))
+        self.spec = SPEC
+        return SPEC
 
     @property
     def parts(self):
+        self.begin()
         return self._parts
 
     def warehouse(self):
+        self.begin()
         return PostgresWarehouse(
-            shared_url(),
-            server=shared_server(),
+            self.url,
+            server=self.server,
             transaction=self.transaction,
             lease_s=self.lease_s,
             busy_timeout_s=self.busy_timeout_s,
         )
 
     def table_rows(self, spec):
-        return read(target_table(spec), spec.column_names)
+        return read(self.server, target_table(spec), [column.name for column in spec.stored_columns])
 
     def related_rows(self, spec, suffix):
-        with shared_server().connection() as connection:
+        with self.server.connection() as connection:
             cursor = connection.execute(sql.SQL("select * from {}").format(related_table(spec, suffix)), binary=True)
             names = [column.name for column in cursor.description]
             return [dict(zip(names, map(utc, found), strict=True)) for found in cursor]
 
     def foreign_insert(self, spec, rows):
+        names = [column.name for column in spec.stored_columns]
         statement = sql.SQL("insert into {} ({}) values ({})").format(
             target_table(spec),
-            sql.SQL(", ").join(map(sql.Identifier, spec.column_names)),
-            sql.SQL(", ").join(sql.Placeholder() * len(spec.column_names)),
+            sql.SQL(", ").join(map(sql.Identifier, names)),
+            sql.SQL(", ").join(sql.Placeholder() * len(names)),
         )
-        with shared_server().connection() as connection, connection.transaction():
+        with self.server.connection() as connection, connection.transaction():
             for row in rows:
-                connection.execute(statement, [row[name] for name in spec.column_names])
+                connection.execute(statement, [row[name] for name in names])
+
+    def forget_ledger(self, spec):
+        change(self.server, "delete from {} where table_name = {}", sql.Identifier("onerow", "ledger"), sql.Literal(spec.name))
 
     def foreign_delete_all(self, spec):
-        change("delete from {}", target_table(spec))
+        change(self.server, "delete from {}", target_table(spec))
 
     def foreign_fence(self, spec, partition, token):
         change(
-            "insert into {} values ({}, {}, {})", sql.Identifier("onerow", "fences"),
+            self.server, "insert into {} values ({}, {}, {})", sql.Identifier("onerow", "fences"),
             sql.Literal(spec.name), sql.Literal(partition or ""), token,
         )  # fmt: skip
 
     def lose_data(self, part):
-        change("delete from {} where {} = {}", staging_table("onerow", part.table), PART, data_number(part))
+        change(self.server, "delete from {} where {} = {}", staging_table("onerow", part.table), PART, data_number(part))
 
     def damage_data(self, part):
-        lose_a_row(part)
+        lose_a_row(self.server, part)
 
     def close(self):
-        """Connections are shared."""
+        """Close connections of one's own; those of this process's database are shared."""
+        if self.server is not shared_server():
+            self.server.close()
+            self._parts.close()
 
 
 class UnenforcedPostgresHarness(PostgresHarness):
@@ -177,6 +245,7 @@ class UnenforcedPostgresHarness(PostgresHarness):
     second_row_raises = None
 
     def installed(self, spec=None, **changes):
+        self.begin()
         return super().installed(replace(spec or replace(SPEC, **changes), enforce=False))
 
 
@@ -185,20 +254,20 @@ def composed(text, *pieces):
     return sql.SQL(text).format(*found)
 
 
-def change(text, *pieces):
-    with shared_server().connection() as connection:
+def change(server, text, *pieces):
+    with server.connection() as connection:
         connection.execute(composed(text, *pieces))
 
 
-def lose_a_row(part):
+def lose_a_row(server, part):
     table = staging_table("onerow", part.table)
-    change("delete from {0} where ctid = (select min(ctid) from {0} where {1} = {2})", table, PART, data_number(part))
+    change(server, "delete from {0} where ctid = (select min(ctid) from {0} where {1} = {2})", table, PART, data_number(part))
 
 
-def read(table, columns, text="", *pieces):
+def read(server, table, columns, text="", *pieces):
     names = list(columns)
     statement = sql.SQL("select {} from {} ").format(sql.SQL(", ").join(map(sql.Identifier, names)), table)
-    with shared_server().connection() as connection, connection.transaction():
+    with server.connection() as connection, connection.transaction():
         connection.execute("set local timezone = 'UTC'")  # the ends of time do not fit into other zones
         found = connection.execute(statement + composed(text, *pieces), binary=True).fetchall()
     return [dict(zip(names, map(utc, values), strict=True)) for values in found]

@@ -15,9 +15,11 @@ from conformance.backends import DuckDBHarness
 from onerow.adapters.warehouse.duckdb import sql
 from onerow.adapters.warehouse.duckdb.install import control_statements, target_types
 from onerow.adapters.warehouse.duckdb.merge import Transaction, prepare
+from onerow.adapters.warehouse.duckdb.versions import VersionsTransaction
+from onerow.adapters.warehouse.duckdb.warehouse import DuckDBWarehouse
 from onerow.core.plans import AlreadyMerged, Committed
 from onerow.errors import DuplicatesError
-from onerow.testing.conformance.harness import SPEC, a_row, assert_table, at, counted, refused
+from onerow.testing.conformance.harness import SPEC, VERSIONS, a_row, assert_table, at, counted, refused
 
 
 class GuardOff(Transaction):
@@ -36,6 +38,11 @@ class TodoOff(Transaction):
 
 
 class VerifyOff(Transaction):
+    def verify(self, counts):
+        """Look at nothing."""
+
+
+class VersionsVerifyOff(VersionsTransaction):
     def verify(self, counts):
         """Look at nothing."""
 
@@ -68,6 +75,23 @@ def test_without_verification_a_foreign_writers_duplicate_passes(opened, steps):
     else:
         assert isinstance(refused(outcome, "failed").error, DuplicatesError)
         assert len(harness.table_rows(SPEC)) == 2
+
+
+@pytest.mark.parametrize("steps", [VersionsTransaction, VersionsVerifyOff])
+def test_without_verification_a_foreign_version_passes(tmp_path, steps):
+    """I5, versions mode: a number that another key of the partition has twice."""
+    with closing(DuckDBHarness(tmp_path)) as harness:
+        harness.installed(VERSIONS)
+        harness.foreign_insert(VERSIONS, [{**a_row(player="doubled", seen=seen), "version": 1} for seen in (1, 2)])
+        harness.stage("b1", "w1", [a_row(player="lebron")])
+        with closing(DuckDBWarehouse(harness.path, locate=harness.locate, versions=steps)) as warehouse:
+            outcome = harness.apply(harness.plan("b1"), on=warehouse)
+        if steps is VersionsVerifyOff:
+            assert isinstance(outcome, Committed), "the control must pass what the check refuses"
+            assert len(harness.table_rows(VERSIONS)) == 3
+        else:
+            assert isinstance(refused(outcome, "failed").error, DuplicatesError)
+            assert len(harness.table_rows(VERSIONS)) == 2
 
 
 @pytest.mark.parametrize("steps", [Transaction, TokenOff])

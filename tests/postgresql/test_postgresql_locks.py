@@ -121,7 +121,7 @@ def test_waiting_on_a_line_that_is_silent_ends_in_time(proxied):
     proxy.pause()
     begun_s = time.monotonic()
     store.wait("k", version=version, timeout_s=1.0, waiter="w")
-    assert 0.9 < time.monotonic() - begun_s < 5
+    assert 0.9 < time.monotonic() - begun_s < 10  # where it has to connect, that takes two seconds at least
 
 
 def test_a_server_that_is_away_is_an_error_that_says_so():

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from decimal import Decimal
 
+import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,6 +48,15 @@ key = ["k_text", "k_line"]
 order_by = ["o_num"]
 [tables.whole.columns]
 {COLUMNS}
+[tables.kept]
+key = ["k_text", "k_num", "k_line", "k_at"]
+partition = "part"
+order_by = ["o_num", "o_at"]
+mode = "versions"
+version_column = "number"
+[tables.kept.columns]
+part = "string"
+{COLUMNS}
 """
 
 # Pairs that a fold, a trim, a normalisation or UTF-16 would take for each other.
@@ -74,12 +84,12 @@ JSONS = [None, "null", "{}", '{"a":1}', '{"a": 1}', '"é"']
 def rows(table):
     """Return a strategy for rows that often share a key and often tie."""
     few = {"k_text": st.sampled_from(TEXTS), "k_num": st.sampled_from(NUMBERS), "k_at": st.sampled_from(TIMES)}
-    if table != "by_text":
+    if table not in {"by_text", "kept"}:
         few["k_num"] = few["k_at"] = st.none()
     line = st.sampled_from(LINES[:4] if table == "by_line" else [None, *LINES])
     return st.fixed_dictionaries(
         {
-            **({"part": st.sampled_from(PARTS)} if table == "by_text" else {}),
+            **({"part": st.sampled_from(PARTS)} if table in {"by_text", "kept"} else {}),
             **few,
             "k_line": line,
             "o_num": st.sampled_from([None, 0, 1]),
@@ -96,9 +106,9 @@ BATCHES = ["b", "b_x", "b-x"]
 
 
 @st.composite
-def programs(draw):
+def programs(draw, tables=("by_text", "by_text", "by_line", "whole")):
     """Return a table and steps: ("stage", batch, worker, rows) and ("consolidate", batch, options)."""
-    table = draw(st.sampled_from(["by_text", "by_text", "by_line", "whole"]))
+    table = draw(st.sampled_from(tables))
     pool = draw(st.lists(rows(table), min_size=1, max_size=8))
     # Rows of one key, over and over: what a wide draw would hardly ever give.
     for twin in draw(st.lists(st.tuples(st.sampled_from(pool), rows(table)), max_size=8)):
@@ -183,6 +193,52 @@ def test_every_program_ends_in_the_same_table(arena, program):
     for batch in sorted(seen):  # and once more: nothing changes
         assert arena.store.consolidate(table, batch).status == "already_merged"
     assert_converged(arena)
+
+
+def different(rows, spec):
+    """Return the different contents of rows, each as a tuple of its values."""
+    return {tuple(same(row.get(name)) for name in spec.column_names) for row in rows}
+
+
+@settings(QUICK, max_examples=25)
+@given(program=programs(tables=["kept"]), again=st.booleans())
+def test_every_program_keeps_the_same_versions(arena, program, again):
+    """Versions mode: the same contents and the same current rows, whatever the order; numbers without holes."""
+    table, steps = program
+    arena.use(table)
+    spec, batches, merged = arena.spec, {}, []
+    ends = [("consolidate", step[1], {}) for step in steps if step[0] == "stage"]
+    for step in [*steps, *ends]:
+        if step[0] == "stage":
+            arena.stage(arena.store, step[3], batch=step[1], worker=step[2])
+            batches.setdefault(step[1], []).extend(step[3])
+        elif step[1] in batches:
+            result = arena.store.consolidate(table, step[1], **step[2])
+            assert result.success, result.error
+            before, staged = different(merged, spec), batches[step[1]]
+            inserted = sum(part.rows_inserted for part in result.partitions)
+            assert inserted == len(different(staged, spec) - before)
+            for part in result.partitions:
+                assert (part.rows_updated, part.rows_superseded) == (0, 0)
+                assert part.rows_staged == part.rows_inserted + part.rows_unchanged
+            merged += staged
+    assert Counter(tuple(map(same, row)) for row in arena.table_rows()) == Counter(different(merged, spec))
+    with duckdb.connect(str(arena.database)) as connection:
+        holes = "select 1 from kept group by part, k_text, k_num, k_line, k_at having max(number) <> count(*)"
+        assert connection.execute(holes).fetchall() == []
+    current = Counter(tuple(map(same, row)) for row in arena.table_rows("_current"))
+    assert current == Counter(tuple(map(same, row)) for row in newest_rows(merged, spec).values())
+    if again:  # a replay after the ledger was pruned
+        with duckdb.connect(str(arena.database)) as connection:
+            connection.execute("delete from onerow.ledger")
+        for batch in batches:
+            result = arena.store.consolidate(table, batch, keep_staging=True)
+            assert result.success
+            assert sum(part.rows_inserted for part in result.partitions) == 0
+        assert Counter(tuple(map(same, row)) for row in arena.table_rows()) == Counter(different(merged, spec))
+    (report,) = arena.store.check(table)
+    assert not report.result.duplicate_keys
+    assert {finding.check for finding in report.result.findings} <= {"key_in_several_partitions"}
 
 
 WIDE_ROWS = st.fixed_dictionaries(

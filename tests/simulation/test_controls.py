@@ -35,6 +35,22 @@ def test_guard_off_breaks_one_row():
     breaks("guard")
 
 
+def test_guard_off_numbers_two_versions_alike():
+    breaks("versions-guard")
+
+
+def test_contents_that_nobody_looks_at_stand_twice():
+    breaks("versions-contents")
+
+
+def test_numbers_that_nobody_looks_at_are_given_twice():
+    breaks("versions-numbers")
+
+
+def test_verification_off_lets_a_foreign_version_through():
+    breaks("versions-verification")
+
+
 def test_token_off_breaks_the_fence():
     breaks("token")
 

@@ -158,10 +158,12 @@ class Bench:
         with duckdb.connect(str(self.database)) as connection:
             connection.execute(statement, list(values))
 
-    def table_rows(self):
-        """Return the target's rows as the reference has them: columns in declared order, times in UTC."""
+    def table_rows(self, suffix=""):
+        """Return the rows of the target, or of a view beside it, as the reference has them: columns in declared
+        order, times in UTC.
+        """
         names = ", ".join(map(quoted, self.spec.column_names))
-        target = ".".join(map(quoted, self.spec.target))
+        target = ".".join(map(quoted, (*self.spec.target[:-1], self.spec.target[-1] + suffix)))
         return [
             tuple(value.replace(tzinfo=dt.UTC) if isinstance(value, dt.datetime) else value for value in row)
             for row in self.query(f"select {names} from {target}")

@@ -280,7 +280,7 @@ def test_a_bad_value_is_not_repeated_when_it_might_be_a_secret():
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ({"on_bad_row": "quarantine"}, "on_bad_row"),
+        ({"enforce": True}, "unique indexes"),
     ],
 )
 def test_what_is_not_offered_yet_is_refused_and_never_quietly_left_out(tmp_path, table, told):

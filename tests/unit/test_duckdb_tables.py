@@ -55,6 +55,7 @@ def test_init_tells_what_it_creates_and_is_idempotent(tmp_path):
             "control table onerow.ledger",
             "control table onerow.history",
             "table predictions",
+            "table predictions_removed_duplicates",
             "view predictions_duplicates",
             "guard row of predictions",
         ]
@@ -133,7 +134,7 @@ def test_a_column_that_is_declared_later_is_added_by_init(bench):
         result = store.consolidate("predictions", "new")
         assert (result.status, result.error_kind, result.exit_code) == ("failed", "not_installed", 2)
         assert "onerow init" in result.error
-        assert store.init() == ["column predictions.confidence"]
+        assert store.init() == ["column predictions.confidence", "column predictions_removed_duplicates.confidence"]
         assert store.consolidate("predictions", "new").status == "committed"
     assert sorted(bench.query("select player_lookup, confidence from predictions")) == [("lebronjames", None), ("new", 0.5)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from onerow.core.kinds import ValueRefusedError
@@ -96,6 +96,8 @@ class PartitionRepair:
         extra_rows: rows beyond one per key; so many will be moved aside.
         fingerprint: of the rows concerned, in the engine's own words; the plan is refused if it changed.
         causes: number of keys by cause.
+        renumbered: in versions mode, rows whose number another content of their key has; they get numbers above the
+            highest.
     """
 
     partition: str | None
@@ -103,6 +105,7 @@ class PartitionRepair:
     extra_rows: int
     fingerprint: str
     causes: Mapping[Cause, int]
+    renumbered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,11 @@ class RepairPlan:
     def extra_rows(self) -> int:
         """Rows that would be moved aside."""
         return sum(one.extra_rows for one in self.partitions)
+
+    @property
+    def renumbered(self) -> int:
+        """Rows that would get another version."""
+        return sum(one.renumbered for one in self.partitions)
 
     @property
     def identity(self) -> str:
@@ -190,13 +198,13 @@ class Intervention:
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """What a repair or a restore has done in one partition."""
+    """What a repair or a restore has done in one partition; ``renumbered`` as planned."""
 
     partition: str | None
     keys: int
     rows_removed: int
     rows_restored: int = 0
-    details: Mapping[str, int] = field(default_factory=dict)
+    renumbered: int = 0
 
 
 def key_texts(spec: TableSpec, values: Iterable[Any]) -> dict[str, str | None]:
@@ -208,6 +216,19 @@ def key_texts(spec: TableSpec, values: Iterable[Any]) -> dict[str, str | None]:
 
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def refuse_versions(spec: TableSpec) -> None:
+    """Refuse to restore into a table in versions mode.
+
+    Raises:
+        UsageError: only copies of a content are removed there, of which one has stayed.
+    """
+    if spec.mode == "versions":
+        raise UsageError(
+            f"The table {spec.name!r} is in versions mode, where a repair removes only copies of a content. "
+            "One of each has stayed, so there is nothing to bring back."
+        )
 
 
 def typed_key(spec: TableSpec, partition: str | None, key: Mapping[str, str | None]) -> dict[str, Any]:

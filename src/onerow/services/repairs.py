@@ -31,7 +31,8 @@ class PartitionRepaired:
     """What became of one partition of a repair.
 
     Attributes:
-        keys: keys that stood more than once; ``rows_removed``: rows moved aside. Both 0 if it failed.
+        keys: keys that stood more than once; ``rows_removed``: rows moved aside; ``renumbered``: in versions mode,
+            rows that got another number. All 0 if it failed.
     """
 
     partition: str | None
@@ -41,6 +42,7 @@ class PartitionRepaired:
     error: str | None = None
     error_kind: str | None = None
     exit_code: int = EXIT_DONE
+    renumbered: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``--output json`` prints for a partition."""
@@ -127,7 +129,7 @@ class Repairer:
             return self._warehouse.repair(one, planned, held)
 
         def recover(one: Intervention) -> Repaired:
-            return Repaired(one.partition, planned.keys, planned.extra_rows)
+            return Repaired(one.partition, planned.keys, planned.extra_rows, renumbered=planned.renumbered)
 
         facts = {
             "table": wanted.spec.name,
@@ -148,7 +150,9 @@ class Repairer:
                 exit_code=error.exit_code,
             )
         emit("onerow.duplicates_repaired", keys=done.keys, rows_removed=done.rows_removed, **facts)
-        return PartitionRepaired(wanted.partition, "repaired", done.keys, done.rows_removed)
+        return PartitionRepaired(
+            wanted.partition, "repaired", done.keys, done.rows_removed, renumbered=done.renumbered
+        )
 
     def plan_restore(
         self, spec: TableSpec, run: str, key: Mapping[str, str | None], partition: str | None = None

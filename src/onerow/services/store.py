@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from onerow.core.parts import StagedPart
+    from onerow.core.parts import BadRow, Quarantined, StagedPart
     from onerow.core.results import ConsolidationResult
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Clock, Ids
@@ -121,10 +121,30 @@ class Store:
         Guarantee: atomic, durable and idempotent.
 
         Raises:
-            PartRefusedError: rows break the table's contract; nothing was staged.
+            PartRefusedError: rows break the table's contract; nothing was staged. Where the table says
+                ``on_bad_row = "quarantine"``, such rows are put aside and counted in the result instead.
         """
         spec = self.table(table)
         return self.ports.stager.stage(spec, self.ports.open_source(rows), batch=batch, worker=worker)
+
+    def quarantined(self, table: str | None = None) -> list[Quarantined]:
+        """Return the rows that were put aside, of one table or of all: one entry for each source."""
+        names = list(self.tables) if table is None else [self.table(table).name]
+        return [entry for name in names for entry in self.ports.parts.quarantined(name)]
+
+    def quarantined_rows(self, quarantine_id: str) -> tuple[Quarantined, Iterator[BadRow]]:
+        """Return an entry and its rows, by position.
+
+        Raises:
+            UsageError: there is no such entry.
+            StagingError: the rows cannot be read.
+        """
+        for entry in self.quarantined():
+            if entry.quarantine_id == quarantine_id:
+                return entry, self.ports.parts.quarantined_rows(entry.table, quarantine_id)
+        raise UsageError(
+            f"There is no quarantine entry {quarantine_id!r}.", hint="`onerow quarantine list` names them."
+        )
 
     def consolidate(
         self,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from onerow.core.partitions import Scope
 from onerow.services.leases import LEASE_PREFIX
+from onerow.testing.accounts import account_of
 from onerow.testing.memory_tables import Key, Row, duplicates_in, key_text, layout_of
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from onerow.core.spec import TableSpec
     from onerow.ports.warehouse import HistoryEntry
     from onerow.services.group import Request
+    from onerow.testing.accounts import Account
     from onerow.testing.memory_locks import MemoryLocks
     from onerow.testing.memory_tables import TableState, Transaction
     from onerow.testing.scheduler import Scheduler
@@ -72,12 +74,15 @@ class Checker:
     acknowledged: dict[str, dict[str, PartManifest]] = field(default_factory=dict)
     _rows: dict[str, tuple[PartManifest, tuple[Row, ...]]] = field(default_factory=dict)
     _merged: dict[Pair, str] = field(default_factory=dict)
-    _newest: dict[str | None, dict[Key, Row]] = field(default_factory=dict)
+    _account: Account = field(init=False)
     _tokens: dict[str | None, int] = field(default_factory=dict)
     _foreign: set[Key] = field(default_factory=set)
     _working: dict[str | None, str] = field(default_factory=dict)
     _waiters: dict[str, dict[str, int]] = field(default_factory=dict)
     _freed: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._account = account_of(self.spec)
 
     def fail(self, invariant: str, message: str) -> None:
         """Note a violation, and end the run: what follows from it is of no interest."""
@@ -90,7 +95,7 @@ class Checker:
     def start_with(self, rows: Sequence[Row]) -> None:
         """Take rows that are in the table from the start into account."""
         for row in rows:
-            self._expect(row)
+            self._account.expect(row[: len(self.spec.columns)])
 
     def saw_staged(self, manifest: PartManifest, rows: Sequence[Row]) -> None:
         """A part exists, whether or not its worker was told. ``rows`` have all columns of the spec."""
@@ -99,13 +104,6 @@ class Checker:
     def saw_acknowledged(self, manifest: PartManifest) -> None:
         """A worker was told that its part is staged."""
         self.acknowledged.setdefault(manifest.batch, {})[manifest.part_id] = manifest
-
-    def _expect(self, row: Row) -> None:
-        layout = layout_of(self.spec)
-        rows = self._newest.setdefault(layout.partition_of(row), {})
-        key = layout.key(row)
-        if key not in rows or layout.order(rows[key]) < layout.order(row):
-            rows[key] = row
 
     # --- at every commit -------------------------------------------------------------------
 
@@ -132,6 +130,8 @@ class Checker:
         if seen:
             key = next(iter(seen))
             self.fail("I5", f"{transaction.label} committed where {key_text(self.spec, key)} has several rows")
+        if self.spec.mode == "versions" and (transaction.updated or transaction.deleted):
+            self.fail("I2", f"{transaction.label} changes or removes versions")
         if not doubled:
             self._check_rows(transaction.label, touched, after)
 
@@ -159,7 +159,7 @@ class Checker:
             layout = layout_of(self.spec)
             for row in rows:
                 if layout.partition_of(row) == line.partition:
-                    self._expect(row)
+                    self._account.expect(row)
         for entry in transaction.history:
             if entry.action != "consolidate":
                 continue
@@ -177,15 +177,9 @@ class Checker:
     def _check_rows(self, label: str, touched: set[str | None], after: TableState) -> None:
         layout = layout_of(self.spec)
         for partition in touched:
-            expected = self._newest.get(partition, {})
-            found = {layout.key(row): row for row in after.rows.values() if layout.partition_of(row) == partition}
-            for key, row in expected.items():
-                if key not in found:
-                    self.fail("I2", f"after {label} the row of {key_text(self.spec, key)} is missing")
-                elif found[key] != row:
-                    self.fail("I3", f"after {label} {key_text(self.spec, key)} is {found[key]}, not {row}")
-            if len(found) > len(expected):
-                self.fail("I2", f"after {label} partition {partition} has rows that nobody staged")
+            rows = [row for row in after.rows.values() if layout.partition_of(row) == partition]
+            for invariant, message in self._account.compare(partition, rows):
+                self.fail(invariant, f"after {label} {message}")
 
     # --- at every removal and every answer --------------------------------------------------
 
@@ -274,22 +268,15 @@ class Checker:
 
     def check_end(self, state: TableState) -> None:
         """Check the final state: everything staged is merged, and the table is the plain reference."""
-        layout = layout_of(self.spec)
         for part_id, (manifest, _) in self._rows.items():
             for partition in manifest.partition_names(partitioned=True):
                 if (part_id, partition) not in self._merged:
                     self.fail("I2", f"part {part_id} of {manifest.batch} was never merged into {partition}")
-        reference: dict[Key, Row] = {}
-        for newest in self._newest.values():
-            reference |= newest
         for _, rows in self._rows.values():
             for row in rows:
-                key = layout.key(row)
-                if key not in reference or layout.order(reference[key]) < layout.order(row):
-                    reference[key] = row
-        final = sorted(state.rows.values(), key=repr)
-        if final != sorted(reference.values(), key=repr):
-            self.fail("I3", f"the table ends as {final}, not as {sorted(reference.values(), key=repr)}")
+                self._account.expect(row)
+        for invariant, message in self._account.close(list(state.rows.values())):
+            self.fail(invariant, message)
         named = {(entry.part_id, entry.partition) for entry in state.ledger}
         if len(named) != len(state.ledger) or named != set(self._merged):
             self.fail("I6", "the ledger is not what was committed")

@@ -8,6 +8,7 @@ only place where a protection can be switched off: production code has no such s
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ from onerow.core.plans import Committed, Refused, unmerged
 from onerow.services.consolidator import Consolidator
 from onerow.services.leases import Leases, Unlocked
 from onerow.testing.faults import FaultPlan
+from onerow.testing.memory_tables import layout_of
 from onerow.testing.memory_warehouse import MemoryPrepared, MemoryWarehouse, RollbackError
 from onerow.testing.processes import SimulatedLocks
+from onerow.testing.scenario import VERSIONS
 from onerow.testing.world import Kit, World
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from onerow.ports.warehouse import Prepared
     from onerow.services.group import Request
     from onerow.services.leases import _Grant
-    from onerow.testing.memory_tables import Layout, Row, Transaction
+    from onerow.testing.memory_tables import Key, Layout, Row, Transaction
     from onerow.testing.scenario import Scenario
     from onerow.testing.scheduler import Process, Scheduler
     from onerow.testing.world import Report
@@ -101,6 +104,36 @@ class VerificationOff(MemoryWarehouse):
 
     def _verify(self, transaction: Transaction, prepared: MemoryPrepared) -> None:
         """Nothing."""
+
+
+class ContentsUnlooked(VerificationOff):
+    """Versions mode: numbers what is staged without a look at the contents that the table has."""
+
+    def _merge(self, transaction: Transaction, prepared: MemoryPrepared) -> None:
+        layout = layout_of(prepared.plan.spec)
+        super()._merge(transaction, prepared)
+        for task in prepared.plan.tasks:
+            done = {layout.content(row) for row in transaction.inserted}
+            rows = [found.row for content, found in prepared.candidates[task.partition].items() if content not in done]
+            for row in rows:
+                taken = [old for _, old in transaction.view(task.partition) if layout.key(old) == layout.key(row)]
+                transaction.inserted.append((*row, max(map(layout.version_of, taken)) + 1))
+            counts = transaction.counts[task.partition]
+            transaction.counts[task.partition] = replace(
+                counts, inserted=counts.inserted + len(rows), unchanged=counts.unchanged - len(rows)
+            )
+
+
+class NumberedFromOne(VerificationOff):
+    """Versions mode: numbers the new contents of a key without a look at the versions that it has."""
+
+    def _merge(self, transaction: Transaction, prepared: MemoryPrepared) -> None:
+        super()._merge(transaction, prepared)
+        layout = layout_of(prepared.plan.spec)
+        given: Counter[Key] = Counter()
+        for place, row in enumerate(transaction.inserted):
+            given[layout.key(row)] += 1
+            transaction.inserted[place] = (*row[: layout.width], given[layout.key(row)])
 
 
 class ListingCleanUp(Consolidator):
@@ -254,6 +287,22 @@ def _foreign(**parts: Any) -> Kit:
 
 CONTROLS: Mapping[str, Control] = {
     "guard": Control("no guard row is changed", frozenset({"I1"}), Kit(warehouse=GuardOff)),
+    "versions-guard": Control(
+        "no guard row is changed, and versions are numbered",
+        frozenset({"I1"}),
+        Kit(warehouse=GuardOff, spec=VERSIONS),
+    ),
+    "versions-contents": Control(
+        "nobody looks which contents are there", frozenset({"I6"}), Kit(warehouse=ContentsUnlooked, spec=VERSIONS)
+    ),
+    "versions-numbers": Control(
+        "nobody looks which numbers are given", frozenset({"I1"}), Kit(warehouse=NumberedFromOne, spec=VERSIONS)
+    ),
+    "versions-verification": Control(
+        "nothing is verified, and somebody inserts a version twice",
+        frozenset({"I5"}),
+        _foreign(warehouse=VerificationOff, spec=VERSIONS),
+    ),
     "token": Control("no token is compared with the fence", frozenset({"I4"}), Kit(warehouse=TokenOff)),
     "ledger": Control("the ledger is not asked", frozenset({"I6"}), Kit(warehouse=LedgerOff)),
     "verification": Control(

@@ -17,10 +17,11 @@ from onerow.core.repairs import (
     RestorePlan,
     infer_cause,
     key_texts,
+    refuse_versions,
     removal_reason,
     typed_key,
 )
-from onerow.errors import ConfigurationError, DuplicatesError, PlanOutdatedError, UsageError
+from onerow.errors import DuplicatesError, PlanOutdatedError, UsageError
 from onerow.testing.memory_interventions import MemoryInterventions
 from onerow.testing.memory_tables import Key, RemovedRow, Row, TableState, Transaction, key_text, layout_of
 
@@ -43,10 +44,11 @@ class MemoryRepairs(MemoryInterventions):
     def plan_repair(self, request: RepairRequest) -> RepairPlan:
         """Find keys that stand more than once, with what made them so."""
         spec = request.spec
-        refuse_versions(spec)
         state, layout = self._table(spec.name), layout_of(spec)
         by_partition: dict[str | None, list[Numbered]] = {}
         for number, row in state.rows.items():
+            if layout.partition is not None and row[layout.partition] is None:
+                continue  # NULL is no partition: what stands there can be named by nobody
             name = layout.partition_of(row)
             if request.partition is None or name == request.partition:
                 by_partition.setdefault(name, []).append((number, row))
@@ -56,7 +58,7 @@ class MemoryRepairs(MemoryInterventions):
             repeated = repeated_in(by_partition[name], spec)
             if repeated:
                 causes = causes_of(repeated, state, spec, name, len(by_partition[name]))
-                partitions.append(_partition_repair(name, repeated, causes))
+                partitions.append(_partition_repair(spec, name, repeated, causes))
                 groups += [_group(spec, name, key, rows, causes[key]) for key, rows in repeated.items()]
         return RepairPlan(
             table=spec.name,
@@ -67,7 +69,6 @@ class MemoryRepairs(MemoryInterventions):
 
     def repair(self, work: Intervention, planned: PartitionRepair, cancellation: Cancellation) -> Repaired:
         """Keep the newest row of each key of one partition and move the others aside."""
-        refuse_versions(work.spec)
         with self.transaction(work, cancellation) as transaction:
             found = self._move_aside(transaction, work.spec, work.partition, run=work.run, words=work.reason)
             if found is None or (found.fingerprint, found.keys, found.extra_rows) != (
@@ -77,7 +78,7 @@ class MemoryRepairs(MemoryInterventions):
                     f"The duplicates of {work.scope} are not those of the plan any more.",
                     hint="Nothing was changed. Look again with `onerow dedupe`.",
                 )
-        return Repaired(work.partition, found.keys, found.extra_rows)
+        return Repaired(work.partition, found.keys, found.extra_rows, renumbered=found.renumbered)
 
     def _move_aside(
         self, transaction: Transaction, spec: TableSpec, partition: str | None, *, run: str, words: str
@@ -90,13 +91,15 @@ class MemoryRepairs(MemoryInterventions):
         before = transaction.before
         causes = causes_of(repeated, before, spec, partition, len(numbered))
         batch = before.only_batch(partition)
-        for key, (_, *others) in repeated.items():
-            for number, row in others:
+        for key, found in repeated.items():
+            for number, row in extra_of(found, spec):
                 transaction.deleted.add(number)
                 transaction.set_aside.append(
                     RemovedRow(row, run, self._utc_now(), removal_reason(causes[key], words), batch)
                 )
-        return _partition_repair(partition, repeated, causes)
+        for number, row in renumbered_in(repeated, spec):
+            transaction.updated[number] = row
+        return _partition_repair(spec, partition, repeated, causes)
 
     def plan_restore(
         self, spec: TableSpec, partition: str | None, *, run: str, key: Mapping[str, str | None]
@@ -143,12 +146,6 @@ class MemoryRepairs(MemoryInterventions):
         return []
 
 
-def refuse_versions(spec: TableSpec) -> None:
-    """Refuse a table in versions mode."""
-    if spec.mode == "versions":
-        raise ConfigurationError(f"Table {spec.name!r}: tables in versions mode are not repaired yet.")
-
-
 def _newest_removed(
     spec: TableSpec, removed: Iterable[RemovedRow], key: Key, scope: Scope, run: str
 ) -> RemovedRow:
@@ -186,11 +183,56 @@ def repeated_in(rows: Iterable[Numbered], spec: TableSpec) -> Repeated:
     by_key: Repeated = {}
     for number, row in rows:
         by_key.setdefault(layout.key(row), []).append((number, row))
-    return {
+    repeated = {
         key: sorted(found, key=lambda pair: (layout.order(pair[1]), -pair[0]), reverse=True)
         for key, found in by_key.items()
         if len(found) > 1
     }
+    if not layout.versions:
+        return repeated
+    by_version = {
+        key: sorted(found, key=lambda pair: (layout.version_of(pair[1]), layout.order(pair[1]), pair[0]))
+        for key, found in repeated.items()
+    }
+    return {
+        key: found
+        for key, found in by_version.items()
+        if extra_of(found, spec) or renumbered_in({key: found}, spec)
+    }
+
+
+def extra_of(found: Sequence[Numbered], spec: TableSpec) -> list[Numbered]:
+    """Return the rows of one key that are to go: all but the newest; in versions mode, copies of a lower version."""
+    layout = layout_of(spec)
+    if not layout.versions:
+        return list(found[1:])
+    seen: set[Key] = set()
+    extra = []
+    for number, row in found:
+        if layout.content(row) in seen:
+            extra.append((number, row))
+        seen.add(layout.content(row))
+    return extra
+
+
+def renumbered_in(repeated: Repeated, spec: TableSpec) -> list[Numbered]:
+    """Return, with their new numbers, the rows whose version another content of their key has, which is older."""
+    layout = layout_of(spec)
+    changed: list[Numbered] = []
+    for found in repeated.values() if layout.versions else ():
+        gone = {number for number, _ in extra_of(found, spec)}
+        taken: set[int] = set()
+        clashing = []
+        for number, row in found:
+            if number in gone:
+                continue
+            if layout.version_of(row) in taken:
+                clashing.append((number, row))
+            taken.add(layout.version_of(row))
+        highest = max(layout.version_of(row) for _, row in found)
+        for place, (number, row) in enumerate(sorted(clashing, key=lambda pair: layout.order(pair[1])), start=1):
+            changed.append((number, (*row[: layout.width], highest + place)))
+    return changed
 
 
 def causes_of(
@@ -206,30 +248,39 @@ def causes_of(
         times = [] if place is None else [row[place] for _, row in found]
         spread_s = (max(times) - min(times)).total_seconds() if times and None not in times else None
         identical = len({layout.order(row) for _, row in found}) == 1
+        if layout.versions:
+            identical = not renumbered_in({key: found}, spec)
         causes[key] = infer_cause(identical=identical, spread_s=spread_s, unexplained=unexplained)
     return causes
 
 
-def _partition_repair(partition: str | None, repeated: Repeated, causes: Mapping[Key, Cause]) -> PartitionRepair:
+def _partition_repair(
+    spec: TableSpec, partition: str | None, repeated: Repeated, causes: Mapping[Key, Cause]
+) -> PartitionRepair:
     rows = sorted(repr(row) for found in repeated.values() for _, row in found)
     return PartitionRepair(
         partition=partition,
         keys=len(repeated),
-        extra_rows=len(rows) - len(repeated),
+        extra_rows=sum(len(extra_of(found, spec)) for found in repeated.values()),
         fingerprint=hashlib.sha256("\n".join(rows).encode()).hexdigest(),
         causes=Counter(causes.values()),
+        renumbered=len(renumbered_in(repeated, spec)),
     )
 
 
 def _group(
     spec: TableSpec, partition: str | None, key: Key, rows: Sequence[Numbered], cause: Cause
 ) -> DuplicateGroup:
-    ids = []
+    kept, removed = None, []
     if spec.id_column is not None:
         place = spec.column_names.index(spec.id_column)
-        ids = ["NULL" if row[place] is None else str(row[place]) for _, row in rows]
-    kept = ids[0] if ids else None
-    return DuplicateGroup(partition, key_texts(spec, key), len(rows), cause, kept=kept, removed=tuple(ids[1:]))
+        kept, *_ = (_named(row[place]) for _, row in rows)
+        removed = [_named(row[place]) for _, row in extra_of(rows, spec)]
+    return DuplicateGroup(partition, key_texts(spec, key), len(rows), cause, kept=kept, removed=tuple(removed))
+
+
+def _named(value: object) -> str:
+    return "NULL" if value is None else str(value)
 
 
 def _rounding(rows: Iterable[Row], spec: TableSpec) -> int:

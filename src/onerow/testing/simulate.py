@@ -118,8 +118,8 @@ def _run_block(block: tuple[int, int, str | None]) -> list[Report]:
     return [run_seed(seed, kit=_kit(control)) for seed in range(start, end)]
 
 
-def _kit(control: str | None) -> Kit:
-    return CONTROLS[control].kit if control else Kit()
+def _kit(control: str | None) -> Kit | None:
+    return CONTROLS[control].kit if control else None
 
 
 def _explain(report: Report, control: str | None, *, last_lines: int = 0) -> None:

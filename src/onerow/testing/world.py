@@ -20,7 +20,7 @@ from onerow.testing.memory_parts import MemoryParts
 from onerow.testing.memory_tables import ConflictError, LinkLostError, MemoryDatabase, Transaction
 from onerow.testing.memory_warehouse import MemoryWarehouse
 from onerow.testing.processes import SimulatedLocks, SimulatedParts, SimulatedWarehouse
-from onerow.testing.scenario import SPEC, Job, Scenario, Staging, draw_scenario
+from onerow.testing.scenario import SPEC, Job, Scenario, Staging, draw_scenario, spec_of
 from onerow.testing.scheduler import (
     Actor,
     Chooser,
@@ -33,12 +33,13 @@ from onerow.testing.scheduler import (
 from onerow.testing.virtual import SeededIds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from onerow.core.plans import MergePlan, Outcome
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Background
     from onerow.ports.lockstore import LockStore
+    from onerow.testing.scenario import Row
 
 LONG_US = 10**15
 LINK_POINTS = frozenset({"guard", "token", "todo", "merge", "verify", "record", "commit", "read back"})
@@ -133,8 +134,9 @@ class World:
             idle_bound_us=100_000 + (2 * MAX_LATENCY_US if self.plan.latency else 0),  # a read and a swap
         )
         if self.scenario.initial:
-            database.commit(Transaction(database.tables[spec.name], "initial", inserted=list(self.scenario.initial)))
-            self.checker.start_with(self.scenario.initial)
+            initial = self._first_versions(self.scenario.initial)
+            database.commit(Transaction(database.tables[spec.name], "initial", inserted=list(initial)))
+            self.checker.start_with(initial)
         database.commit_hooks.append(self.checker.saw_commit)
 
     # --- the run ---------------------------------------------------------------------------
@@ -157,8 +159,9 @@ class World:
         for number, at_us in enumerate(self.scenario.collections):
             actors.append(self._spawn_at(at_us, f"gc-{number}", self._collect))
         for number, (at_us, rows) in enumerate(self.scenario.foreign):
+            foreign = self._first_versions(rows)
             actors.append(
-                self._spawn_at(at_us, f"foreign-{number}", self.warehouse.insert_foreign, self.kit.spec, rows)
+                self._spawn_at(at_us, f"foreign-{number}", self.warehouse.insert_foreign, self.kit.spec, foreign)
             )
         if self.kit.heal:
             scheduler.spawn(host, "healer", lambda: self._heal(actors))
@@ -173,6 +176,10 @@ class World:
             virtual_s=scheduler.now_us / SECOND,
             trace=tuple(scheduler.trace),
         )
+
+    def _first_versions(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Return rows that somebody wrote into the table: in versions mode each is its key's first version."""
+        return [(*row, 1) for row in rows] if self.kit.spec.mode == "versions" else rows
 
     def _spawn_at(self, at_us: int, name: str, work: Callable[..., Any], *arguments: Any) -> Actor:
         return self.scheduler.spawn(self.scheduler.process("host"), name, lambda: work(*arguments), after_us=at_us)
@@ -406,5 +413,5 @@ class World:
 
 
 def run_seed(seed: int, *, kit: Kit | None = None, tracing: bool = False) -> Report:
-    """Run one seed and return what came of it."""
-    return World(seed, kit or Kit(), tracing=tracing).run()
+    """Run one seed, with the table that is drawn for it if there is no kit, and return what came of it."""
+    return World(seed, kit or Kit(spec=spec_of(seed)), tracing=tracing).run()

@@ -149,7 +149,7 @@ class PostgresLocks:
     """
 
     def __init__(self, url: str, *, control_schema: str = "onerow", answer_s: float = ANSWER_S) -> None:
-        self._server = Server(url, errors=LockStoreError)
+        self._server = Server(url, errors=LockStoreError, connect_timeout_s=answer_s)
         self._schema = control_schema
         self._answer_s = answer_s
         self._identity: str | None = None

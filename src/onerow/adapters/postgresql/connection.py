@@ -24,7 +24,7 @@ from onerow.adapters.postgresql.sqlstate import map_error
 from onerow.errors import WarehouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from onerow.errors import OnerowError
 
@@ -44,16 +44,29 @@ class Server:
     Args:
         url: a libpq URL or connection string; it may hold a password and is never shown.
         errors: what a failed connect is raised as.
+        connect_timeout_s: how long connecting may take; libpq has whole seconds, and two at least.
     """
 
-    def __init__(self, url: str, *, errors: type[OnerowError] = WarehouseError) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        errors: type[OnerowError] = WarehouseError,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> None:
         self._url = url
+        self._connect_timeout_s = max(2, round(connect_timeout_s))
         self._errors = errors
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
         self._process = os.getpid()
+        self._closing: list[Callable[[], None]] = []
 
-    def connect(self) -> Connection:
+    def on_close(self, close: Callable[[], None]) -> None:
+        """Have something closed together with the connections."""
+        self._closing.append(close)
+
+    def connect(self, *, errors: type[OnerowError] | None = None) -> Connection:
         """Open a connection of one's own, for example to listen on; the caller closes it.
 
         Raises:
@@ -64,7 +77,7 @@ class Server:
                 self._url,
                 autocommit=True,
                 prepare_threshold=None,
-                connect_timeout=CONNECT_TIMEOUT_S,
+                connect_timeout=self._connect_timeout_s,
                 client_encoding="utf-8",
                 fallback_application_name="onerow",
                 keepalives_idle=30,
@@ -72,21 +85,23 @@ class Server:
                 keepalives_count=3,
             )
         except psycopg.Error as error:
-            raise map_error(error, "PostgreSQL cannot be reached", kind=self._errors) from error
+            raise map_error(error, "PostgreSQL cannot be reached", kind=errors or self._errors) from error
         if connection.info.server_version < MIN_VERSION:
             version = connection.info.server_version // 10_000
             connection.close()
-            raise self._errors(f"This server is PostgreSQL {version}; onerow needs 15 or newer.")
+            raise (errors or self._errors)(f"This server is PostgreSQL {version}; onerow needs 15 or newer.")
         return connection
 
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
+    def connection(self, *, errors: type[OnerowError] | None = None) -> Iterator[Connection]:
         """Lend a connection that is outside any transaction; one that is not so afterwards is closed.
+
+        ``errors`` is what a failed connect is raised as, if not as the server says.
 
         Raises:
             OnerowError: as ``connect``.
         """
-        connection = self._take() or self.connect()
+        connection = self._take() or self.connect(errors=errors)
         try:
             yield connection
         finally:
@@ -98,6 +113,8 @@ class Server:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+        for close in self._closing:
+            close()
 
     def _take(self) -> Connection | None:
         """Return an idle connection that the server has not closed, as far as can be told without asking it."""

@@ -12,6 +12,7 @@ No batch's folder is called ``quarantine``: a slug has a ``~``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -115,7 +116,8 @@ class QuarantineWriter:
 
     def abandon(self) -> None:
         """Close and remove what is not published. Idempotent."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # its buffer may not fit on the disk; the file goes anyway
+            self._file.close()
         remove(self._path)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 from onerow.faces.cli.output import Column, count, span
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from onerow.core.results import ConsolidationResult, PartitionResult
     from onerow.faces.cli.output import Printer
 
@@ -42,10 +44,12 @@ def verdict(result: ConsolidationResult, elapsed_s: float) -> str:
     return f"{status}: {others} of {partitions}{done}, {span(elapsed_s)}"
 
 
-def show(printer: Printer, result: ConsolidationResult, elapsed_s: float) -> None:
-    """Print a consolidation's result."""
+def show(
+    printer: Printer, result: ConsolidationResult, elapsed_s: float, *, more: Mapping[str, object] | None = None
+) -> None:
+    """Print a consolidation's result, with ``more`` fields in JSON."""
     if printer.json:
-        printer.document(result.to_json())
+        printer.document({**result.to_json(), **(more or {})})
         return
     printer.line(verdict(result, elapsed_s), "bold green" if result.success else "bold red")
     failed = [partition for partition in result.partitions if partition.status not in _DONE]

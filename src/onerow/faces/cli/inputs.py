@@ -135,15 +135,46 @@ class Staging:
                     "rows": part.rows,
                     "partitions": dict(part.partitions),
                     "size_bytes": part.size_bytes,
+                    "rows_quarantined": part.rows_quarantined,
+                    "quarantine": part.quarantine_id or None,
                 }
             )
 
     def to_json(self) -> dict[str, Any]:
         """Return what was staged; with the gravest file's error if one failed."""
-        data: dict[str, Any] = {"table": self._table, "batch": self._batch, "files": self.files}
+        data: dict[str, Any] = {
+            "table": self._table,
+            "batch": self._batch,
+            "rows_quarantined": self.rows_quarantined,
+            "files": self.files,
+        }
         if self.errors:
             data |= failures.to_json(self.gravest)
         return data
+
+    @property
+    def rows_quarantined(self) -> int:
+        """How many rows were put aside in all."""
+        return sum(part.rows_quarantined for part in self.parts)
+
+    @property
+    def exit_code(self) -> int:
+        """The gravest of all files': a file with nothing but bad rows is a finding, as one that was refused."""
+        from onerow.errors import EXIT_FINDINGS, gravest
+
+        only_bad = any(part.status == "empty" and part.rows_quarantined for part in self.parts)
+        codes = [error.exit_code for error in self.errors]
+        return gravest([*codes, EXIT_FINDINGS] if only_bad else codes)
+
+    def warn(self) -> None:
+        """Say on standard error what was put aside, and how to see it."""
+        for part in self.parts:
+            if part.rows_quarantined:
+                others = "the others were staged" if part.rows else "it has no others, so nothing of it was staged"
+                self._printer.warn(
+                    f"{part.source}: {count(part.rows_quarantined, 'row')} put aside for breaking the table's row "
+                    f"contract; {others}. Look: onerow quarantine show {part.quarantine_id}"
+                )
 
     @property
     def gravest(self) -> OnerowError:
@@ -158,13 +189,17 @@ class Staging:
             self._printer.document(self.to_json())
         for part in self.parts if not self._printer.json else []:
             self._printer.line(_said(part), "" if part.status == "staged" else "dim")
+        self.warn()
         for error in self.errors:
             failures.tell(self._printer, error)
 
 
 def _said(part: StagedPart) -> str:
+    if part.status == "empty" and part.rows_quarantined:
+        return f"quarantined: {part.source}, {count(part.rows_quarantined, 'row')}; nothing was staged of it"
     if part.status == "empty":
         return f"empty: {part.source} has no rows; nothing was staged of it"
     partitions = f", {count(len(part.partitions), 'partition')}" if part.partitions.keys() - {""} else ""
     said = f"{part.status.replace('_', ' ')}: {part.source}, {count(part.rows, 'row')}{partitions}"
-    return f"{said}, worker {part.worker!r}"
+    aside = f", {count(part.rows_quarantined, 'bad row')} put aside" if part.rows_quarantined else ""
+    return f"{said}, worker {part.worker!r}{aside}"

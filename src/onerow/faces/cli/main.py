@@ -29,6 +29,7 @@ COMMANDS: Final[dict[str, str]] = {
     "consolidate": "Merge what waits of a batch into its table, exactly once.",
     "load": "Stage files and consolidate them, in one go.",
     "batches": "Look at batches, or give one up.",
+    "quarantine": "Look at rows that were put aside because they break their table's contract.",
     "locks": "Look at locks, or take one away from a holder that hangs.",
     "check": "Look for duplicates and other findings in tables.",
     "dedupe": "Repair keys that stand more than once, or bring a removed row back.",

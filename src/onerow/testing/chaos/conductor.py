@@ -20,7 +20,7 @@ from onerow.services.leases import LEASE_PREFIX, TURN_PREFIX
 from onerow.testing.chaos import roles
 from onerow.testing.chaos.engines import bare_of
 from onerow.testing.chaos.evidence import Evidence, read_engine, read_journals, read_store
-from onerow.testing.chaos.journal import Follower, Journal
+from onerow.testing.chaos.journal import SUFFIX, Follower, Journal, read
 from onerow.testing.chaos.lines import Lines
 from onerow.testing.chaos.nursery import Nursery
 from onerow.testing.chaos.plain import PlainMerge
@@ -43,6 +43,8 @@ TICK_S: Final = 0.02
 GRACE_S: Final = 60.0
 REBIRTH_S: Final = 0.1
 DRAIN_TRIES: Final = 12
+HOPELESS: Final = frozenset({"duplicates", "verification", "part_gone", "part_corrupt"})
+"""Kinds of errors that trying again does not cure."""
 BUSY_TIMEOUT_S: Final = 20.0
 PLAIN: Final = "plain"
 
@@ -158,8 +160,8 @@ class _Running:
             kinds += ["force_release", *self.lines.kinds]
         faults = schedule(self.options, kinds)
         self._chance.seed(f"{self.options.seed}/pauses")
-        self._began_s = time.monotonic()
         self._start_all([fault for fault in faults if fault.kind == "force_release"])
+        self._wait_until_ready()
         waiting = [fault for fault in faults if fault.kind != "force_release"]
         told_s = 0
         while self._gone_s() < self.options.seconds:
@@ -184,20 +186,46 @@ class _Running:
             self._others.append(self.nursery.start(roles.release, (direct, forced)))
 
     def _task(self, number: int, settings: Settings) -> roles.Task:
-        until_s = self._began_s + self.options.seconds
-        return roles.Task(settings, self.options, self.table, self.folder, self._began_s, until_s, number)
+        return roles.Task(settings, self.options, self.table, self.folder, number)
+
+    def _wait_until_ready(self) -> None:
+        """Have everybody begin together: to open some engines takes seconds, and that is no part of the run."""
+        deadline_s = time.monotonic() + GRACE_S
+        everybody = [*self._workers.values(), *self._others]
+        while len(list(self.folder.glob(f"*{roles.READY}"))) < len(everybody):
+            self.nursery.watch(TICK_S)
+            ended = [child.pid for child in everybody if child.exit_code is not None]
+            if ended or time.monotonic() > deadline_s:
+                raise OnerowError(
+                    f"The processes could not be made ready within {GRACE_S:.0f} s.",
+                    hint="Look with `onerow doctor`. " + self._first_error(),
+                )
+        begun = self.folder / "begun.new"
+        self._began_s = time.monotonic()
+        begun.write_text(repr(self._began_s), encoding="ascii")
+        begun.replace(self.folder / roles.BEGUN)
+
+    def _first_error(self) -> str:
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
+            for event in read(path):
+                if event["e"] == "error":
+                    return f"One says: {event['message']}"
+        return (self.folder / "processes.log").read_text(encoding="utf-8", errors="replace")[-2000:]
 
     def _do(self, fault: Fault) -> None:
         """Do a fault now."""
         if fault.kind in {"kill", "pause"}:
-            worker = self._workers[fault.target]
-            if worker.exit_code is not None:
-                return  # it is about to be born again
+            count = len(self._workers)
+            order = [self._workers[(fault.target + number) % count] for number in range(count)]
+            worker = next((one for one in order if one.exit_code is None and not one.stopped), None)
+            if worker is None:
+                return  # all of them are dead or stand still already
             if fault.kind == "kill":
                 self.nursery.signal(worker, signal.SIGKILL)
             else:
                 self._resume_at_s[worker.pid] = time.monotonic() + fault.lasts_s
                 self.nursery.signal(worker, signal.SIGSTOP)
+                self.done["pause"] += 1
             return
         self.lines.disturb(fault.kind, lasts=fault.lasts_s > 0)
         self._mend_at_s[fault.kind] = time.monotonic() + fault.lasts_s
@@ -221,12 +249,12 @@ class _Running:
         if worker.pid not in self._resume_at_s:  # it has stopped itself, at a point of a consolidation
             leases = self._chance.uniform(*self.options.pause_leases)
             self._resume_at_s[worker.pid] = now_s + leases * self.options.lease_s
+            self.done["pause"] += 1
         if end or (self._resume_at_s[worker.pid] <= now_s and self._others_went_on(worker)):
             del self._resume_at_s[worker.pid]
             self._overtaken_at.pop(worker.pid, None)
             worker.stopped = False
             self.nursery.signal(worker, signal.SIGCONT)
-            self.done["pause"] += 1
 
     def _others_went_on(self, worker: Child) -> bool:
         """Say whether a worker that stumbles on purpose has been overtaken, as it was meant to be."""
@@ -266,7 +294,7 @@ class _Running:
 
 def _drain(settings: Settings, options: Options, bare: Bare, folder: Path, evidence: Evidence) -> None:
     """Merge everything that still waits: what nobody could finish has to be finished by the next one who comes."""
-    journal = Journal(folder / "drain-0.jsonl")
+    journal = Journal(folder / f"drain-0{SUFFIX}")
     (table,) = settings.tables
     if options.plain:
         merger = PlainMerge(bare, folder / PLAIN)
@@ -295,6 +323,8 @@ def _drain_batch(store: Store, table: str, batch: str, journal: Journal) -> str 
             if result.success:
                 return None
             reason = result.error
+            if result.error_kind in HOPELESS:
+                break
         time.sleep(0.1 * tried)
     return reason
 

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from onerow.adapters.clock import SystemClock
 from onerow.bootstrap import open_store
+from onerow.services.leases import HeldLeases
 from onerow.services.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from contextlib import AbstractContextManager
 
     from onerow.config import Settings
-    from onerow.core.plans import Outcome
+    from onerow.core.plans import MergePlan, Outcome
     from onerow.ports.clock import Cancellation
     from onerow.ports.warehouse import Prepared, Warehouse
     from onerow.testing.chaos.journal import Journal
@@ -78,25 +80,26 @@ class Accidents:
 class WatchedWarehouse:
     """A warehouse whose transactions say where they are."""
 
-    def __init__(self, inner: Warehouse, accidents: Accidents, *, linger_s: float, checks_lease: bool) -> None:
+    def __init__(self, inner: Warehouse, accidents: Accidents, *, linger_s: float) -> None:
         self._inner = inner
         self._accidents = accidents
         self._linger_s = linger_s
-        self._checks_lease = checks_lease
 
     def __getattr__(self, name: str) -> Any:
-        """Everything but ``apply`` is the warehouse's own."""
+        """What is not here is the warehouse's own."""
         return getattr(self._inner, name)
+
+    def prepare(self, plan: MergePlan) -> AbstractContextManager[Prepared]:
+        """Prepare the plan, with a stop before it."""
+        self._accidents.reach("leased")
+        return self._inner.prepare(plan)
 
     def apply(self, prepared: Prepared, cancellation: Cancellation) -> Outcome:
         """Run the plan, with a stop at each point."""
         self._accidents.reach("prepared")
-        outcome = self._inner.apply(prepared, self._watched(cancellation))
+        outcome = self._inner.apply(prepared, WatchedCancellation(cancellation, self._before_commit))
         self._accidents.reach("applied")
         return outcome
-
-    def _watched(self, cancellation: Cancellation) -> Cancellation:
-        return WatchedCancellation(cancellation, self._before_commit, checks_lease=self._checks_lease)
 
     def _before_commit(self) -> None:
         time.sleep(self._linger_s)
@@ -106,20 +109,18 @@ class WatchedWarehouse:
 class WatchedCancellation:
     """The last question before a commit; the accident comes right behind the answer."""
 
-    def __init__(self, inner: Cancellation, behind: Callable[[], None], *, checks_lease: bool) -> None:
+    def __init__(self, inner: Cancellation, behind: Callable[[], None]) -> None:
         self._inner = inner
         self._behind = behind
-        self._checks_lease = checks_lease
 
     def raise_if_cancelled(self) -> None:
-        """Ask, unless the question is switched off."""
-        if self._checks_lease:
-            self._inner.raise_if_cancelled()
+        """Ask."""
+        self._inner.raise_if_cancelled()
         self._behind()
 
     def on_cancel(self, interrupt: Callable[[], None] | None) -> None:
-        """Pass it on, unless the question is switched off."""
-        self._inner.on_cancel(interrupt if self._checks_lease else None)
+        """Pass it on."""
+        self._inner.on_cancel(interrupt)
 
 
 def open_shaken(settings: Settings, options: Options, *, worker: int, accidents: Accidents) -> Store:
@@ -135,9 +136,9 @@ def open_shaken(settings: Settings, options: Options, *, worker: int, accidents:
     )
     store = open_store(settings, clock=clock)
     warehouse = switch_off(store.ports.warehouse, options.without & {"guard", "token"})
-    watched = WatchedWarehouse(
-        warehouse, accidents, linger_s=options.linger_s, checks_lease="lease_check" not in options.without
-    )
+    watched = WatchedWarehouse(warehouse, accidents, linger_s=options.linger_s)
+    if "lease_check" in options.without:  # in this process alone: the holder never notices that its lease is gone
+        HeldLeases.raise_if_cancelled = _nothing  # type: ignore[method-assign]
     leases = store.ports.leases
     leases.settings = replace(leases.settings, turn_duration_s=options.lease_s)
     return Store(
@@ -146,6 +147,10 @@ def open_shaken(settings: Settings, options: Options, *, worker: int, accidents:
         holder=f"chaos worker {worker} (process {os.getpid()})",
         keep_merged_s=0.0 if worker % 2 else store.keep_merged_s,
     )
+
+
+def _nothing(_held: HeldLeases) -> None:
+    """Stand where a holder would ask whether it still holds its leases."""
 
 
 def switch_off(warehouse: Warehouse, steps: Collection[str]) -> Warehouse:

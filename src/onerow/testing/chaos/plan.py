@@ -39,12 +39,12 @@ COLUMNS: Final = {
     "created_at": "timestamp",
 }
 
-Point = Literal["prepared", "commit", "applied"]
-"""Where in a consolidation a worker stops or kills itself: the rows are prepared and the lease is held; right before
+Point = Literal["leased", "prepared", "commit", "applied"]
+"""Where in a consolidation a worker stops or kills itself: the lease is held; the rows are prepared; right before
 COMMIT, after the last look at the lease; right behind it, before anybody was told."""
 
 Fate = Literal["stop", "kill"]
-POINTS: Final[tuple[Point, ...]] = ("prepared", "commit", "applied")
+POINTS: Final[tuple[Point, ...]] = ("leased", "prepared", "commit", "applied")
 FATES: Final[tuple[Fate, ...]] = ("stop", "kill")
 
 Kind = Literal["kill", "pause", "force_release", "cut_warehouse", "cut_locks", "hang_warehouse", "hang_locks"]

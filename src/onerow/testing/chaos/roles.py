@@ -8,6 +8,7 @@ import time
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 from onerow.bootstrap import open_store
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from onerow.testing.chaos.bare import Row
     from onerow.testing.chaos.plan import Fault, Options, Step
 
+READY = ".ready"
+BEGUN = "begun"
+WAIT_S = 0.01
 AGAIN_S = 0.05
 LOOK_EVERY_S = 0.08
 TOLD_LOOKS_S = 0.5
@@ -43,21 +47,27 @@ class Task:
 
     Attributes:
         settings: with the scratch table, and for workers with the lines that may be cut.
+        folder: where journals are, and the file that says when the run has begun.
         number: of the worker.
-        until_s: when it ends, by the machine's monotonic clock.
     """
 
     settings: Settings
     options: Options
     table: str
     folder: Path
-    began_s: float
-    until_s: float
     number: int = 0
 
-    def over(self) -> bool:
-        """Say whether the run is at its end."""
-        return time.monotonic() >= self.until_s
+    def ready(self, role: str) -> float:
+        """Say that everything is open, wait until everybody says so, and return when the run has begun.
+
+        The time is the machine's monotonic one, which all processes share.
+        """
+        (self.folder / f"{role}-{self.number}{READY}").touch()
+        while True:
+            try:
+                return float((self.folder / BEGUN).read_text(encoding="ascii"))
+            except FileNotFoundError:
+                time.sleep(WAIT_S)
 
     def journal(self, role: str) -> Journal:
         """Open the process's journal."""
@@ -74,10 +84,12 @@ def work(task: Task) -> None:
     journal.write("born", repeats=bool(begun))
     hand = PlainHand(task, journal) if task.options.plain else OnerowHand(task, journal)
     number, repeated = (begun[-1], True) if begun else (0, False)
-    while not task.over():
+    until_s = inf
+    while time.monotonic() < until_s:
         try:
             with hand.opened():
-                while not task.over():
+                until_s = task.ready("worker") + task.options.seconds
+                while time.monotonic() < until_s:
                     journal.write("step", n=number)
                     planned = step(task.options, task.number, number)
                     if repeated:  # what killed the predecessor must not kill each successor
@@ -105,6 +117,7 @@ class OnerowHand:
         task = self._task
         with open_shaken(task.settings, task.options, worker=task.number, accidents=self._accidents) as store:
             self._store = store
+            store.ports.warehouse.batches(task.table)  # so that it is really open
             yield
 
     def do(self, planned: Step) -> None:
@@ -225,6 +238,8 @@ def look(task: Task) -> None:
     """
     journal = task.journal("reader")
     bare = bare_of(task.settings, task.table)
+    bare.rows()
+    until_s = task.ready("reader") + task.options.seconds
     newest: dict[Row, Row] = {}
     looks, told_s = 0, time.monotonic()
     found: Counter[str] = Counter()
@@ -234,7 +249,7 @@ def look(task: Task) -> None:
         if found[what] <= MAX_TOLD:
             journal.write("saw", what=what, key=[str(value) for value in key])
 
-    while not task.over():
+    while time.monotonic() < until_s:
         try:
             rows = bare.rows()
         except Exception as error:  # noqa: BLE001 -- any driver's; a reader that cannot read is told, not ended
@@ -270,9 +285,11 @@ def release(job: tuple[Task, list[Fault]]) -> None:
     journal = task.journal("on-call")
     chance = random.Random(f"{task.options.seed}/on-call")
     with open_store(task.settings) as store:
+        store.ports.warehouse.batches(task.table)
+        began_s = task.ready("on-call")
         for fault in forced:
-            time.sleep(max(0.0, task.began_s + fault.at_s - time.monotonic()))
-            deadline_s = min(task.until_s, time.monotonic() + GRAB_S)
+            time.sleep(max(0.0, began_s + fault.at_s - time.monotonic()))
+            deadline_s = min(began_s + task.options.seconds, time.monotonic() + GRAB_S)
             scope = f"{task.table}/{DAYS[fault.target].isoformat()}"
             while time.monotonic() < deadline_s:
                 try:

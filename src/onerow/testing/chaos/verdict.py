@@ -32,7 +32,9 @@ INVARIANTS: Final = {
 }
 
 _FAILED: Final = frozenset({"failed", "fenced", "lock_timeout"})
-_GONE: Final = frozenset({"part_gone", "part_corrupt"})
+_DAMAGED: Final = "part_corrupt"
+"""A part that is gone when it is to be merged may have been merged and removed by somebody else a moment before; if it
+was not, it is told as removed or as waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +121,17 @@ def _judge_rows(evidence: Evidence, verdict: Verdict) -> None:
 def _staged_rows(evidence: Evidence) -> tuple[set[Row], set[Row]]:
     """Return the rows that the table must account for, and those that it may, because nobody knows.
 
-    With a ledger everybody knows: a part counts if its worker was told or the ledger names it, and no other does.
+    With a ledger everybody knows: a part counts if its worker was told or the ledger names it, and no other does. What
+    still waits in staging is not lost; it is told as waiting.
     """
     names = {part.part_id: part.worker for part in evidence.manifests}
     merged = {(names.get(line.part_id), line.partition) for line in evidence.ledger}
+    waiting = {part.worker for part in evidence.manifests if part.state == "staged"}
     must: set[Row] = set()
     may: set[Row] = set()
     for name, part in evidence.staged.items():
         for partition, rows in part.rows.items():
-            if part.acknowledged or (name, partition) in merged:
+            if (name, partition) in merged or (part.acknowledged and name not in waiting):
                 must.update(rows)
             elif evidence.plain:
                 may.update(rows)
@@ -241,7 +245,7 @@ def _judge_removal(evidence: Evidence, verdict: Verdict) -> None:
         if left and part.state in {"retired", "purged"}:
             verdict.fail("I7", f"part {part.part_id} of {part.worker} is {part.state} but not merged into {left}")
         elif left:
-            verdict.fail("I2", f"part {part.part_id} of {part.worker} was never merged into {left}")
+            verdict.fail("end", f"part {part.part_id} of {part.worker} still waits to be merged into {left}")
     for name, staged in evidence.staged.items():
         if staged.acknowledged and staged.acknowledged not in known:
             verdict.fail("I7", f"part {staged.acknowledged} of {name} was acknowledged and is not known any more")
@@ -274,7 +278,7 @@ def _judge_answer(
             verdict.fail("I8", f"{run} reports other counts of {part['partition']} than its commit has")
     elif part["status"] in _FAILED and entry is not None:
         verdict.fail("I8", f"{run} reports {part['partition']} as {part['status']}, and has committed it")
-    if part["error_kind"] in _GONE:
+    if part["error_kind"] == _DAMAGED:
         verdict.fail("I7", f"{run} of {part['partition']}: {part['error']}")
 
 

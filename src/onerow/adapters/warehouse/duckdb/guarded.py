@@ -6,6 +6,7 @@ temporary tables ends with it.
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -43,6 +44,8 @@ MAX_FOUND: Final = 1000
 _OFFERED: Final = frozenset(
     {"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE_INTO", "CREATE", "CREATE_FUNC", "ALTER", "DROP", "COPY", "EXPLAIN"}
 )
+
+logger = logging.getLogger("onerow")
 
 
 def check_statement(connection: duckdb.DuckDBPyConnection, statement: str) -> None:
@@ -282,12 +285,18 @@ class Block:
 
 
 def rollback(connection: duckdb.DuckDBPyConnection) -> None:
-    """Roll back if there is something to: an aborted COMMIT may have ended the transaction already."""
+    """Roll back if there is something to: an aborted COMMIT may have ended the transaction already.
+
+    Where the transaction lives in a server that is out of reach, it ends there by itself; what is told is what had
+    failed before, not this.
+    """
     try:
         connection.execute("rollback")
     except duckdb.TransactionException as error:
         if "no transaction is active" not in str(error):
             raise
+    except duckdb.Error as error:
+        logger.warning("onerow.rollback_failed", extra={"facts": {"error": type(error).__name__}})
 
 
 def _opened(connection: duckdb.DuckDBPyConnection, work: Intervention) -> OpenIntervention:

@@ -22,11 +22,12 @@ from onerow.core.repairs import (
     explained_change,
     infer_cause,
     key_texts,
+    refuse_versions,
     removal_reason,
     repair_reason,
     typed_key,
 )
-from onerow.errors import ConfigurationError, DuplicatesError, PlanOutdatedError, UsageError, VerificationError
+from onerow.errors import DuplicatesError, PlanOutdatedError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,6 +60,7 @@ class Found:
     explained: int
     keys: int
     extra_rows: int
+    renumbered: int
     fingerprint: str
     by_answer: Mapping[tuple[bool, bool], int]
 
@@ -74,7 +76,9 @@ class Found:
         causes: dict[Cause, int] = {}
         for answer, keys in self.by_answer.items():
             causes[self.cause(answer)] = causes.get(self.cause(answer), 0) + keys
-        return PartitionRepair(partition, self.keys, self.extra_rows, self.fingerprint, causes)
+        return PartitionRepair(
+            partition, self.keys, self.extra_rows, self.fingerprint, causes, renumbered=self.renumbered
+        )
 
 
 class Repair:
@@ -93,13 +97,16 @@ class Repair:
         types: Mapping[str, str],
         control: Mapping[str, str],
     ) -> None:
-        refuse_versions(spec)
         self.connection = connection
         self.spec = spec
         self.control = control
         self._pieces = _pieces(spec, types)
-        everywhere = values is None or spec.partition is None
-        self._pieces["touched_partitions"] = sql.exp.true() if everywhere else sql.in_partitions(spec, values or ())
+        if values is None and spec.partition is not None:
+            # NULL is no partition: what stands there can be named by nobody, and `check` tells of it.
+            named: sql.Node = sql.exp.Not(this=sql.exp.Is(this=sql.column(spec.partition), expression=sql.exp.Null()))
+        else:
+            named = sql.in_partitions(spec, values or ())
+        self._pieces["touched_partitions"] = named
 
     def statement(self, name: str, **more: sql.Piece) -> str:
         """Return a statement of ``repair.sql`` for the table."""
@@ -120,26 +127,29 @@ class Repair:
         """Collect the rows of keys that stand more than once; return what they are, by partition."""
         run, spec = self.connection, self.spec
         self.view()
-        run.execute(self.statement("collect_suspects"))
+        of_mode = "_of_versions" if spec.mode == "versions" else ""
+        run.execute(self.statement(f"collect_suspects{of_mode}"))
         (suspects,) = row(run, self.statement("count_suspects"))
         if not suspects:
             return {}
-        run.execute(self.statement("collect_repeated"))
+        run.execute(self.statement(f"collect_repeated{of_mode}"))
         run.execute(self.statement("collect_keys"))
         fingerprints = dict(rows(run, self.statement("fingerprints")))
         counted = dict(rows(run, self.statement("count_rows")))
         explained = dict(rows(run, self.control["read_inserted"], spec.name))
-        keys: dict[Any, dict[tuple[bool, bool], tuple[int, int]]] = {}
-        for value, identical, near, count, extra in rows(run, self.statement("count_keys")):
-            keys.setdefault(value, {})[identical, near] = (count, extra)
+        keys: dict[Any, dict[tuple[bool, bool], tuple[int, int, int]]] = {}
+        for value, identical, near, *numbers in rows(run, self.statement("count_keys")):
+            count, extra, renumbered = numbers
+            keys.setdefault(value, {})[identical, near] = (count, extra, renumbered)
         found = {
             steps.partition_name(spec, value): Found(
                 rows=counted[value],
                 explained=explained.get(steps.partition_name(spec, value), 0),
-                keys=sum(count for count, _ in answers.values()),
-                extra_rows=sum(extra for _, extra in answers.values()),
+                keys=sum(count for count, _, _ in answers.values()),
+                extra_rows=sum(extra for _, extra, _ in answers.values()),
+                renumbered=sum(renumbered for _, _, renumbered in answers.values()),
                 fingerprint=fingerprints[value],
-                by_answer={answer: count for answer, (count, _) in answers.items()},
+                by_answer={answer: count for answer, (count, _, _) in answers.items()},
             )
             for value, answers in keys.items()
         }
@@ -150,17 +160,17 @@ class Repair:
         spec = self.spec
         groups = []
         for values in rows(self.connection, self.statement("list_keys"), limit) if found else ():
-            *key, count, identical, near, ids = values
+            *key, count, identical, near, kept, moved = values
             partition = None if spec.partition is None else encode_partition(key[0])
-            names = [] if spec.id_column is None else ["NULL" if one is None else one for one in ids]
+            names = ["NULL" if one is None else one for one in moved or ()]
             groups.append(
                 DuplicateGroup(
                     partition=partition,
                     key=key_texts(spec, key),
                     rows=count,
                     cause=found[partition].cause((identical, near)),
-                    kept=names[0] if names else None,
-                    removed=tuple(names[1:]),
+                    kept=None if spec.id_column is None else "NULL" if kept[0] is None else kept[0],
+                    removed=() if spec.id_column is None else tuple(names),
                 )
             )
         return groups
@@ -178,7 +188,7 @@ class Repair:
         return count
 
     def move_aside(self, partition: str | None, found: Found, *, run: str, words: str) -> None:
-        """Move all rows of a partition but the newest of each key aside.
+        """Move all rows of a partition but the newest of each key aside; in versions mode, copies of a content.
 
         Raises:
             NotInstalledError: there is no table to move them to.
@@ -197,6 +207,11 @@ class Repair:
                 f"Of {found.extra_rows} extra rows {copied} were copied aside and {deleted} removed.",
                 hint="The transaction was rolled back.",
             )
+        if found.renumbered:
+            update = self.statement("renumber", target_partitions=sql.in_partitions(spec, values, on="target"))
+            (renumbered,) = row(self.connection, update)
+            if renumbered != found.renumbered:
+                raise VerificationError(f"{renumbered} rows were renumbered, expected {found.renumbered}.")
 
     def only_batch(self, partition: str | None) -> str | None:
         """Return the one batch that the ledger names for a partition; None if it names several or none."""
@@ -240,7 +255,7 @@ def repair_one(opened: OpenIntervention, planned: PartitionRepair, control: Mapp
         )
     repair.move_aside(work.partition, found, run=work.run, words=work.reason)
     opened.rows_superseded = found.extra_rows
-    return Repaired(work.partition, found.keys, found.extra_rows)
+    return Repaired(work.partition, found.keys, found.extra_rows, renumbered=found.renumbered)
 
 
 def repair_for_merge(repair: Repair, plan: MergePlan) -> dict[str | None, int]:
@@ -281,6 +296,7 @@ class Exchange:
 
     def __init__(self, repair: Repair, partition: str | None, run: str, key: Mapping[str, str | None]) -> None:
         spec = repair.spec
+        refuse_versions(spec)
         removed.check_removed(repair.connection, repair.control, spec)
         repair.view()
         self.repair = repair
@@ -375,12 +391,6 @@ def restore_one(
     return Repaired(work.partition, 1, len(exchange.current), rows_restored=1)
 
 
-def refuse_versions(spec: TableSpec) -> None:
-    """Refuse a table in versions mode."""
-    if spec.mode == "versions":
-        raise ConfigurationError(f"Table {spec.name!r}: tables in versions mode are not repaired yet.")
-
-
 def partition_values(spec: TableSpec, partition: str | None) -> tuple[PartitionValue, ...]:
     """Return the value of a partition, nothing for a table without."""
     if spec.partition is None or partition is None:
@@ -391,20 +401,28 @@ def partition_values(spec: TableSpec, partition: str | None) -> tuple[PartitionV
 def _pieces(spec: TableSpec, types: Mapping[str, str]) -> dict[str, sql.Piece]:
     moments = [name for name in spec.order_by if spec.by_name[name].type.kind == "timestamp"]
     partition: sql.Node = sql.cast(sql.exp.Literal.string(""), "VARCHAR")
-    return {
+    pieces: dict[str, sql.Piece] = {
         "target_columns": [target_column(column, types) for column in spec.stored_columns],
         "partition": partition if spec.partition is None else sql.column(spec.partition),
         "identity": sql.columns(spec.identity),
         "key_hash": sql.hash_of(spec.identity),
-        "row_hash": sql.hash_of(spec.column_names),
+        "row_hash": sql.hash_of([column.name for column in spec.stored_columns]),
+        "content_hash": sql.hash_of(spec.column_names),
+        "oldest_first": list(sql.oldest_first(spec.comparison).expressions),
+        "kept_first": sql.column("__onerow_place"),
         "newest_first": list(sql.newest_first(spec.comparison).expressions),
         "near": _near(moments[0]) if moments else sql.exp.false(),
         "id": sql.cast(sql.exp.null() if spec.id_column is None else sql.column(spec.id_column), "VARCHAR"),
         "column_list": sql.columns(spec.column_names),
         "columns": sql.columns(spec.column_names),
-        "repeated_columns": sql.columns(spec.column_names, "r"),
+        "stored_list": sql.columns([column.name for column in spec.stored_columns]),
+        "repeated_columns": sql.columns([column.name for column in spec.stored_columns], "r"),
         "same_key": sql.same_key(spec.identity, "r", "k"),
     }
+    if spec.version_column is not None and spec.mode == "versions":
+        pieces["version"] = pieces["kept_first"] = sql.column(spec.version_column)
+        pieces["version_column"] = sql.column(spec.version_column)
+    return pieces
 
 
 def _near(name: str) -> sql.Node:

@@ -18,19 +18,59 @@ select count(*) from suspects;
 create or replace temp table repeated as
 select *, row_number() over (partition by $identity order by $newest_first, __onerow_target) as __onerow_place,
     rank() over (partition by $identity order by $newest_first) = 1 as __onerow_same,
-    $row_hash as __onerow_hash
+    null::bigint as __onerow_number, $row_hash as __onerow_hash
 from (select * from touched where $key_hash in (select k from suspects)) as s
 qualify count(*) over (partition by $identity) > 1;
+
+-- name: collect_suspects_of_versions
+-- In versions mode: hashes of keys that have one content twice, or one version.
+create or replace temp table suspects as
+select $key_hash as k from touched group by $key_hash, $content_hash having count(*) > 1
+union
+select $key_hash as k from touched group by $key_hash, $version having count(*) > 1;
+
+-- name: collect_repeated_of_versions
+-- Place 1 is the lowest version of a content and stays; of different contents with one version the oldest keeps it,
+-- the others are numbered from the oldest on above the highest of their key.
+create or replace temp table repeated as
+select * exclude (__onerow_clash, __onerow_highest),
+    case when __onerow_clash > 1 then __onerow_highest + row_number() over (
+        partition by $identity, __onerow_clash > 1 order by $oldest_first
+    ) end as __onerow_number,
+    coalesce(__onerow_clash, 1) = 1 as __onerow_same,
+    $row_hash as __onerow_hash
+from (
+    select *, max($version) over (partition by $identity) as __onerow_highest,
+        case when __onerow_place = 1 then row_number() over (
+            partition by $identity, $version, __onerow_place = 1 order by $oldest_first
+        ) end as __onerow_clash
+    from (
+        select *, row_number() over (
+            partition by $columns order by $version nulls last, __onerow_target
+        ) as __onerow_place
+        from touched where $key_hash in (select k from suspects)
+    ) as p
+) as c
+qualify max(greatest(__onerow_place, coalesce(__onerow_clash, 1))) over (partition by $identity) > 1;
+
+-- name: renumber
+update target set $version_column = m.__onerow_number
+from (select __onerow_target, __onerow_number from repeated where __onerow_number is not null) as m
+where target.rowid = m.__onerow_target and $target_partitions;
 
 -- name: collect_keys
 -- One row a key; `near`: its rows were written within a second of each other.
 create or replace temp table repeated_keys as
 select $identity, count(*) as __onerow_rows, bool_and(__onerow_same) as __onerow_identical, $near as __onerow_near,
-    list($id order by __onerow_place) as __onerow_ids
+    count(*) filter (where __onerow_place > 1) as __onerow_extra,
+    count(__onerow_number) as __onerow_renumbered,
+    list($id order by $kept_first) filter (where __onerow_place = 1) as __onerow_kept,
+    list($id order by __onerow_place) filter (where __onerow_place > 1) as __onerow_moved
 from repeated group by $identity;
 
 -- name: count_keys
-select $partition, __onerow_identical, __onerow_near, count(*), sum(__onerow_rows - 1)::bigint
+select $partition, __onerow_identical, __onerow_near, count(*), sum(__onerow_extra)::bigint,
+    sum(__onerow_renumbered)::bigint
 from repeated_keys group by $partition, __onerow_identical, __onerow_near;
 
 -- name: fingerprints
@@ -38,7 +78,7 @@ from repeated_keys group by $partition, __onerow_identical, __onerow_near;
 select $partition, concat(count(*), ':', sum(__onerow_hash::hugeint)) from repeated group by $partition;
 
 -- name: list_keys
-select $identity, __onerow_rows, __onerow_identical, __onerow_near, __onerow_ids
+select $identity, __onerow_rows, __onerow_identical, __onerow_near, __onerow_kept, __onerow_moved
 from repeated_keys order by $identity limit ?;
 
 -- name: count_rows
@@ -53,7 +93,7 @@ select count(*) from (
 
 -- name: move_aside
 -- The reasons are four, one for each answer to: identical? written within a second?
-insert into removed ($column_list, __onerow_run, __onerow_removed_at, __onerow_reason, __onerow_batch)
+insert into removed ($stored_list, __onerow_run, __onerow_removed_at, __onerow_reason, __onerow_batch)
 select $repeated_columns, ?, make_timestamp(epoch_us(get_current_timestamp())),
     list_extract(?, 1 + 2 * k.__onerow_identical::integer + k.__onerow_near::integer), ?
 from repeated as r join repeated_keys as k on $same_key

@@ -78,7 +78,7 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
         transaction: the steps; the test kit gives one with a step switched off.
     """
 
-    layout = installation.Layout(own_guards=True, partitioned=True)
+    layout = installation.Layout(own_guards=True, partitioned=True, required_later=False)
 
     def __init__(
         self,

@@ -107,8 +107,8 @@ create index on {quarantine} (table_name);
 create table {quarantine_rows} (
     quarantine_id text collate "C" not null,
     position      bigint not null,
-    problems      jsonb not null,
-    content       jsonb not null,
+    problems      json not null, -- not jsonb: it takes U+0000, which a value may have been refused for
+    content       json not null,
     primary key (quarantine_id, position)
 );
 

@@ -53,6 +53,11 @@ def inspect(connection: Connection, request: InspectRequest, control: Mapping[st
             findings.append(
                 Finding(f"check:{name}", request.partition, f"{broken} rows break the check {name}.", broken)
             )
+    if spec.mode == "versions":
+        (repeated,) = row(connection, statement("repeated_contents"))
+        if repeated:
+            said = f"{repeated} rows have the content of another version of their key."
+            findings.append(Finding("version_twice", request.partition, said, repeated))
     if spec.partition is not None and request.partition is None and set(spec.key) != {spec.partition}:
         (wandering,) = row(connection, statement("wandering_keys"))
         if wandering:
@@ -101,9 +106,10 @@ def _pieces(request: InspectRequest, columns: Mapping[str, TargetColumn]) -> dic
         "touched": touched,
         "partition": partition,
         "partition_text": sql.SQL("{}::text").format(partition),
-        "identity": sql.SQL(", ").join(exact(name) for name in spec.identity),
-        "identity_text": sql.SQL(", ").join(sql.SQL("{}::text").format(exact(name)) for name in spec.identity),
+        "identity": sql.SQL(", ").join(exact(name) for name in spec.row_identity),
+        "identity_text": sql.SQL(", ").join(sql.SQL("{}::text").format(exact(name)) for name in spec.row_identity),
         "business_key": sql.SQL(", ").join(exact(name) for name in spec.key if name != spec.partition),
+        "content": sql.SQL(", ").join(exact(name) for name in dict.fromkeys((*spec.identity, *spec.comparison))),
         "ids": ids,
     }
 
@@ -111,7 +117,7 @@ def _pieces(request: InspectRequest, columns: Mapping[str, TargetColumn]) -> dic
 def _duplicate(spec: TableSpec, values: tuple[object, ...]) -> DuplicateKey:
     *identity, count, ids = values
     key = {
-        name: None if value is None else str(value) for name, value in zip(spec.identity, identity, strict=True)
+        name: None if value is None else str(value) for name, value in zip(spec.row_identity, identity, strict=True)
     }
     partition = key.get(spec.partition) if spec.partition is not None else None
     names = tuple(str(value) for value in ids) if isinstance(ids, list) else ()

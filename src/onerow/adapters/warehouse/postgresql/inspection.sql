@@ -16,6 +16,12 @@ select count(*), coalesce(sum(n - 1), 0)::bigint from (
 select {identity_text}, count(*), {ids} from {target} as t where {touched} group by {identity}
 having count(*) > 1 order by {identity} limit $1::bigint;
 
+-- name: repeated_contents
+-- Versions mode: rows that have the content of another one.
+select coalesce(sum(n - 1), 0)::bigint from (
+    select count(*) as n from {target} as t where {touched} group by {content} having count(*) > 1
+) as d;
+
 -- name: wandering_keys
 select count(*) from (
     select from {target} as t where {touched} group by {business_key} having count(distinct {partition}) > 1

@@ -9,6 +9,7 @@ from onerow.adapters.postgresql.connection import row, rows, run
 from onerow.adapters.warehouse.postgresql import sql
 from onerow.adapters.warehouse.postgresql.control import CONTROL_TABLES
 from onerow.adapters.warehouse.postgresql.layout import staging_name, staging_table, staging_type
+from onerow.adapters.warehouse.postgresql.numbering import take_into_versions
 from onerow.adapters.warehouse.postgresql.target import (
     find_columns,
     holds_key,
@@ -16,6 +17,7 @@ from onerow.adapters.warehouse.postgresql.target import (
     schema_of,
     target_table,
 )
+from onerow.adapters.warehouse.postgresql.views import install_views
 from onerow.errors import ConfigurationError, DuplicatesError, LockStoreMismatchError
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ MAX_NAME_BYTES: Final = 63
 MAX_INDEX_COLUMNS: Final = 32
 SYSTEM_COLUMNS: Final = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 READABLE_CHARS: Final = 40
+HAS_SCHEMA: Final = sql.SQL("select exists (select from pg_catalog.pg_namespace where nspname = $1)")
+UNIQUE_SUFFIX: Final = "_onerow_key"
+LOOKUP_SUFFIX: Final = "_onerow_lookup"
 
 
 def install(
@@ -47,7 +52,8 @@ def install(
     run(connection, control["lock_install"], control_schema)
     made: list[str] = []
     present = {name for (name,) in rows(connection, control["read_control_tables"], control_schema)}
-    if not present:
+    (there,) = row(connection, HAS_SCHEMA, control_schema)
+    if not there:  # asked first: even "if not exists" needs the right to create one
         run(connection, control["create_schema"])
     for name in CONTROL_TABLES:
         if name not in present:
@@ -58,11 +64,11 @@ def install(
         found, kind = find_columns(connection, schema_of(spec), spec.target[-1])
         made += _install_target(connection, spec, found, kind)
         made += _install_staging(connection, spec, control_schema)
-        made += _enforce(connection, spec, created=not found)
         known = rows(connection, control["read_table"], spec.name)
         if not known:
             run(connection, control["insert_table"], spec.name, lock_store, "adopted" if found else "created")
             made.append(f"control rows of {spec.name}")
+            known = rows(connection, control["read_table"], spec.name)
         elif known[0][0] != lock_store:
             if not adopt_locks:
                 raise LockStoreMismatchError(
@@ -73,6 +79,12 @@ def install(
             run(connection, control["lock_table"], control_schema, spec.name)
             run(connection, control["adopt_lock_store"], spec.name, lock_store)
             made.append(f"lock store {lock_store} adopted for {spec.name}")
+        if not found and spec.enforce is False:
+            made += _index_identity(connection, spec)
+        elif spec.enforce or not found or (known[0][1] == "created" and _enters_versions(spec, found)):
+            made += _enforce(connection, spec)
+        columns, _ = find_columns(connection, schema_of(spec), spec.target[-1])
+        made += install_views(connection, spec, columns)
     return made
 
 
@@ -82,9 +94,10 @@ def _install_target(
     name = ".".join(spec.target)
     table = target_table(spec)
     if not found:
-        if len(spec.target) > 1:
+        (there,) = row(connection, HAS_SCHEMA, schema_of(spec))
+        if not there:
             run(connection, sql.SQL("create schema if not exists {}").format(sql.Identifier(schema_of(spec))))
-        definitions = sql.SQL(", ").join(_definition(spec, column) for column in spec.columns)
+        definitions = sql.SQL(", ").join(_definition(spec, column) for column in spec.stored_columns)
         run(connection, sql.SQL("create table {} ({})").format(table, definitions))
         return [f"table {name}"]
     problems = misfits(spec, found, kind)
@@ -101,6 +114,9 @@ def _install_target(
             definition = _definition(spec, column, nullable=True)
             run(connection, sql.SQL("alter table {} add column {}").format(table, definition))
             made.append(f"column {name}.{column.name}")
+    if spec.mode == "versions" and spec.version_column not in there:
+        columns, _ = find_columns(connection, schema_of(spec), spec.target[-1])
+        made += take_into_versions(connection, spec, columns, own_index=index_name(spec))
     return made
 
 
@@ -153,18 +169,25 @@ def _staging_text(column: Column) -> str:
     return "text" if column.type.kind == "json" else sql.pg_type(column.type)
 
 
-def _enforce(connection: Connection, spec: TableSpec, *, created: bool) -> list[str]:
+def _enters_versions(spec: TableSpec, found: Sequence[TargetColumn]) -> bool:
+    """Say whether the table had no versions before, so that the index on its key had to go."""
+    names = {column.name for column in found}
+    return spec.enforce is None and spec.mode == "versions" and spec.version_column not in names
+
+
+def _enforce(connection: Connection, spec: TableSpec) -> list[str]:
     """Have the engine hold the key: for tables made here unless declared otherwise, for others only if declared."""
-    if spec.enforce is False or (spec.enforce is None and not created) or holds_key(connection, spec):
-        return _index_identity(connection, spec) if created else []
-    names = [*spec.identity, *((spec.version_column,) if spec.version_column is not None else ())]
+    if holds_key(connection, spec):
+        return []
+    names = list(spec.row_identity)
     if len(names) > MAX_INDEX_COLUMNS:
         raise ConfigurationError(
             f"Table {spec.name!r}: an index of PostgreSQL has at most {MAX_INDEX_COLUMNS} columns.",
             hint="Write enforce = false; onerow keeps one row per key without it.",
         )
-    if not created:
-        _refuse_duplicates(connection, spec, names)
+    _refuse_duplicates(connection, spec, names)
+    lookup = sql.Identifier(schema_of(spec), index_name(spec, LOOKUP_SUFFIX))
+    run(connection, sql.SQL("drop index if exists {}").format(lookup))
     name = index_name(spec)
     run(
         connection,
@@ -176,7 +199,7 @@ def _enforce(connection: Connection, spec: TableSpec, *, created: bool) -> list[
 
 
 def _index_identity(connection: Connection, spec: TableSpec) -> list[str]:
-    name = index_name(spec)
+    name = index_name(spec, LOOKUP_SUFFIX)
     run(
         connection,
         sql.SQL("create index {} on {} ({})").format(
@@ -203,14 +226,14 @@ def _refuse_duplicates(connection: Connection, spec: TableSpec, names: Sequence[
         )
 
 
-def index_name(spec: TableSpec) -> str:
-    """Return the name of the index on the key; short enough and told apart by a digest."""
+def index_name(spec: TableSpec, suffix: str = UNIQUE_SUFFIX) -> str:
+    """Return the name of an index on the key; short enough and told apart by a digest."""
     name = spec.target[-1]
-    whole = f"{name}_onerow_key"
+    whole = f"{name}{suffix}"
     if len(whole.encode()) <= MAX_NAME_BYTES:
         return whole
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name.encode()[:READABLE_CHARS].decode(errors='ignore')}_{digest}_onerow_key"
+    return f"{name.encode()[:READABLE_CHARS].decode(errors='ignore')}_{digest}{suffix}"
 
 
 def misfits(spec: TableSpec, found: Sequence[TargetColumn], kind: str) -> list[str]:
@@ -219,14 +242,14 @@ def misfits(spec: TableSpec, found: Sequence[TargetColumn], kind: str) -> list[s
         return ["It is a view, a materialized view or a foreign table; a table is needed."]
     problems = []
     actual: dict[str, Any] = {column.name: column for column in found}
-    for column in spec.columns:
+    for column in spec.stored_columns:
         there = actual.get(column.name)
         if there is None:
             if column.name in {*spec.identity, *spec.order_by}:
                 problems.append(f"It has no column {column.name!r}, which key, partition or order_by name.")
         elif problem := misfit(column, there, is_key=column.name in spec.key):
             problems.append(problem)
-    known = {*spec.column_names, *((spec.version_column,) if spec.version_column is not None else ())}
+    known = {column.name for column in spec.stored_columns}
     problems += [
         f"Column {name!r} is there but not declared; a row is replaced whole, so its values would be lost."
         for name in actual
@@ -240,13 +263,13 @@ def _check_names(spec: TableSpec) -> None:
         raise ConfigurationError(
             f"Table {spec.name!r}: a target in PostgreSQL is table or schema.table, not {'.'.join(spec.target)!r}."
         )
-    for name in (*spec.target, *spec.column_names):
+    for name in (*spec.target, *(column.name for column in spec.stored_columns)):
         if len(name.encode()) > MAX_NAME_BYTES:
             raise ConfigurationError(
                 f"Table {spec.name!r}: the name {name!r} is longer than {MAX_NAME_BYTES} bytes, which is all that "
                 "PostgreSQL keeps of a name."
             )
-    for column in spec.columns:
+    for column in spec.stored_columns:
         if column.name in SYSTEM_COLUMNS or column.name.casefold().startswith("__onerow"):
             raise ConfigurationError(
                 f"Table {spec.name!r}: a column cannot be called {column.name!r} in PostgreSQL; rename it."

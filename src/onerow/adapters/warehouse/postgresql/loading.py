@@ -122,7 +122,7 @@ class Loaders:
     def transaction(self, rows: int) -> Iterator[Load]:
         """Run a block that stages ``rows`` rows in one transaction; it commits unless the block raises."""
         if rows <= self._small_rows:
-            with self._server.connection() as connection:
+            with self._server.connection(errors=StagingError) as connection:
                 try:
                     begin(connection, settings={"idle_in_transaction_session_timeout": milliseconds(IDLE_TIMEOUT_S)})
                     yield PsycopgLoad(connection)

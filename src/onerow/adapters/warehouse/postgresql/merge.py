@@ -8,7 +8,7 @@ the transaction: nothing outlives it, so a pooler may sit between.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from onerow.adapters.postgresql.connection import row, rows, run
@@ -86,7 +86,8 @@ class PreparedMerge:
     tallies: dict[str | None, Tally]
     beaten: bool
     prepare_s: float
-    used: bool = field(default=False)
+    used: bool = False
+    interrupted: bool = False
 
 
 def prepare(connection: Connection, plan: MergePlan, *, control_schema: str) -> PreparedMerge:
@@ -269,15 +270,18 @@ class Transaction:
             (doubled,) = row(self.connection, self.statements["verify_keys"])
             if doubled:
                 self.refuse_duplicates()
-        for name, found in counts.items():
-            where = f"partition {name!r}" if name is not None else "the table"
-            if not found.add_up:
-                refuse(VerificationError(f"The counts of {where} do not add up: {found}."))
+        self._verify_counts(counts)
         present, older = row(self.connection, self.statements["verify_staged"])
         self._expect(
             "staged keys in the table", present, sum(tally.winners for tally in self.prepared.tallies.values())
         )
         self._expect("rows older than a staged row of their key", older, 0)
+
+    def _verify_counts(self, counts: Mapping[str | None, MergeCounts]) -> None:
+        for name, found in counts.items():
+            where = f"partition {name!r}" if name is not None else "the table"
+            if not found.add_up:
+                refuse(VerificationError(f"The counts of {where} do not add up: {found}."))
 
     def record(self, counts: Mapping[str | None, MergeCounts]) -> None:
         """Write the ledger and the history, in this transaction."""
@@ -345,14 +349,17 @@ class Transaction:
         return self.prepared.tallies[name_of(self.plan.spec, value)]
 
 
-def duplicates_refusal(spec: TableSpec, found: Sequence[tuple[Any, ...]]) -> Refused:
+DOUBLED = "business keys of {table!r} stand more than once"
+
+
+def duplicates_refusal(spec: TableSpec, found: Sequence[tuple[Any, ...]], what: str = DOUBLED) -> Refused:
     """Return the refusal that names keys that stand more than once; each is the identity's values as text."""
     partitions = tuple(dict.fromkeys(values[0] if spec.partition is not None else None for values in found))
     keys = [describe_key(spec, values) for values in found[:MAX_NAMED_KEYS]]
     more = "" if len(found) <= MAX_NAMED_KEYS else f" and {len(found) - MAX_NAMED_KEYS} or more others"
     scope = f" --partition {partitions[0]}" if partitions[0] is not None else ""
     error = DuplicatesError(
-        f"{len(found)} business keys of {spec.name!r} stand more than once: {'; '.join(keys)}{more}.",
+        f"{len(found)} {what.format(table=spec.name)}: {'; '.join(keys)}{more}.",
         keys=keys,
         partitions=partitions,
         hint="The transaction was rolled back, staging is kept. See them with "
@@ -363,9 +370,10 @@ def duplicates_refusal(spec: TableSpec, found: Sequence[tuple[Any, ...]]) -> Ref
 
 def describe_key(spec: TableSpec, values: Sequence[Any]) -> str:
     """Return a key as text for people: column=value, value 'x' for text and NULL for none."""
+    texts = {column.name for column in spec.columns if column.type.kind == "string"}
     return ", ".join(
-        f"{name}={'NULL' if value is None else repr(value) if spec.by_name[name].type.kind == 'string' else value}"
-        for name, value in zip(spec.identity, values, strict=False)
+        f"{name}={'NULL' if value is None else repr(value) if name in texts else value}"
+        for name, value in zip(spec.row_identity, values, strict=False)
     )
 
 

@@ -16,7 +16,7 @@ select __onerow_pattern, count(*) from {staged} group by 1 order by 1;
 
 -- name: find_repeated
 -- Keys with several rows.
-select count(*) from (select from {staged} as s group by {identity} having count(*) > 1) as repeated;
+select count(*) from (select from {staged} as s group by {same} having count(*) > 1) as repeated;
 
 -- name: collect_losers
 -- All rows of repeated keys; `place` 1 is the winner; `same`: identical to the winner in every column.
@@ -24,10 +24,10 @@ create temporary table __onerow_losers on commit drop as
 select s.__onerow_row, {partition} as partition, first_value(s.__onerow_row) over newest as winner,
     rank() over newest = 1 as same, row_number() over newest as place
 from (
-    select s.ctid as __onerow_row, s.*, count(*) over (partition by {identity}) as __onerow_rows from {staged} as s
+    select s.ctid as __onerow_row, s.*, count(*) over (partition by {same}) as __onerow_rows from {staged} as s
 ) as s
 where s.__onerow_rows > 1
-window newest as (partition by {identity} order by {newest_first});
+window newest as (partition by {same} order by {newest_first});
 
 -- name: drop_losers
 delete from {staged} as s using {losers} as l where s.ctid = l.__onerow_row and l.place > 1;

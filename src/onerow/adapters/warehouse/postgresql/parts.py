@@ -29,6 +29,7 @@ from onerow.errors import PartCorruptError, StagingError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from onerow.adapters.postgresql.connection import Connection
     from onerow.core.spec import TableSpec
@@ -46,7 +47,7 @@ class PostgresParts:
         is_merged: asks the ledger whether a part, by table, batch, identity and partitions, is merged for all of
             them; asked when a part is staged again whose data is gone already.
         small_rows: parts of at most so many rows go over the warehouse's own driver.
-        server: connections to share; None: connections of its own.
+        server: connections to share, which close these too; None: connections of its own.
     """
 
     def __init__(
@@ -63,8 +64,9 @@ class PostgresParts:
         self.schema = control_schema
         self.control = control_statements(control_schema)
         self.is_merged = is_merged
-        self.server = server or Server(url, errors=StagingError)
+        self.server = server or Server(url)
         self.loaders = Loaders(self.server, url, small_rows=small_rows)
+        self.server.on_close(self.loaders.close)
         self._clock = clock
         self._ids = ids
 
@@ -85,6 +87,10 @@ class PostgresParts:
             columns=tuple(columns),
         )
 
+    def connection(self) -> AbstractContextManager[Connection]:
+        """Lend a connection; one that cannot be had is a StagingError."""
+        return self.server.connection(errors=StagingError)
+
     def now_text(self) -> str:
         """Return the time for people to read."""
         return self._clock.utc_now().isoformat()
@@ -93,12 +99,12 @@ class PostgresParts:
 
     def batches(self, table: str) -> Sequence[str]:
         """Return the batches of ``table`` that have manifests in any state, sorted."""
-        with staging_errors("list the batches"), self.server.connection() as connection:
+        with staging_errors("list the batches"), self.connection() as connection:
             return sorted(batch for (batch,) in rows(connection, self.control["list_batches"], table))
 
     def parts(self, table: str, batch: str) -> Sequence[PartManifest]:
         """Return the batch's parts in every state, sorted by identity."""
-        with staging_errors("list the parts"), self.server.connection() as connection:
+        with staging_errors("list the parts"), self.connection() as connection:
             found = rows(connection, self.control["list_parts"], table, batch)
         manifests = [_manifest(values) for values in found]
         for part in manifests:
@@ -124,12 +130,12 @@ class PostgresParts:
         numbers = [data_number(part) for part in parts]
         if not numbers:
             return 0
-        with staging_errors("retire parts"), self.server.connection() as connection:
+        with staging_errors("retire parts"), self.connection() as connection:
             return run(connection, self.control["retire_parts"], numbers)
 
     def retired(self, table: str, *, older_than_s: float) -> Sequence[PartManifest]:
         """Return the parts that were retired at least so long ago, by the server's clock, and still have data."""
-        with staging_errors("list retired parts"), self.server.connection() as connection:
+        with staging_errors("list retired parts"), self.connection() as connection:
             return [_manifest(values) for values in rows(connection, self.control["list_retired"], table, older_than_s)]
 
     def purge(self, parts: Iterable[PartManifest]) -> int:
@@ -144,7 +150,7 @@ class PostgresParts:
 
     def quarantined(self, table: str) -> Sequence[Quarantined]:
         """Return what was put aside for ``table``, by batch, worker and identity."""
-        with staging_errors("list the quarantine"), self.server.connection() as connection:
+        with staging_errors("list the quarantine"), self.connection() as connection:
             found = rows(connection, self.control["list_quarantined"], table)
         return [
             Quarantined(identity, name, batch, worker, source, count, _utc_text(at))
@@ -156,34 +162,41 @@ class PostgresParts:
 
         Raises:
             UsageError: there is no such entry.
+            StagingError: it has not the rows that were put aside.
         """
-        with staging_errors("read the quarantine"), self.server.connection() as connection:
-            if not rows(connection, self.control["find_quarantined"], table, quarantine_id):
-                raise UsageError(f"There is no quarantine entry {quarantine_id!r} of table {table!r}.")
-        return self._read_quarantined(quarantine_id)
+        with staging_errors("read the quarantine"), self.connection() as connection:
+            found = rows(connection, self.control["find_quarantined"], table, quarantine_id)
+        if not found:
+            raise UsageError(f"There is no quarantine entry {quarantine_id!r} of table {table!r}.")
+        return self._read_quarantined(quarantine_id, found[0][0])
 
-    def _read_quarantined(self, quarantine_id: str) -> Iterator[BadRow]:
-        after = -1
+    def _read_quarantined(self, quarantine_id: str, row_count: int) -> Iterator[BadRow]:
+        after, read = -1, 0
         while True:
-            with staging_errors("read the quarantine"), self.server.connection() as connection:
+            with staging_errors("read the quarantine"), self.connection() as connection:
                 found = rows(connection, self.control["read_quarantined"], quarantine_id, after, ROWS_A_LOOK)
             for position, problems, content in found:
-                after = position
+                after, read = position, read + 1
                 yield BadRow(position, tuple(json.loads(problems)), dict(json.loads(content)))
             if len(found) < ROWS_A_LOOK:
-                return
+                break
+        if read != row_count:
+            raise StagingError(
+                f"The quarantine entry {quarantine_id} has {read} rows where {row_count} were put aside.",
+                hint="Somebody has removed rows; remove the entry and stage its source again.",
+            )
 
     # --- what is left over ---------------------------------------------------------------
 
     def remains(self, *, older_than_s: float) -> Sequence[str]:
         """Return data that a later revision of its part has replaced. A crash leaves none: see the module."""
-        with staging_errors("look for remains"), self.server.connection() as connection:
+        with staging_errors("look for remains"), self.connection() as connection:
             found = rows(connection, self.control["list_remains"], older_than_s)
         return [_place(values) for values in found]
 
     def remove_remains(self, *, older_than_s: float) -> Sequence[str]:
         """Remove what ``remains`` returns, and return it."""
-        with staging_errors("remove remains"), self.server.connection() as connection:
+        with staging_errors("remove remains"), self.connection() as connection:
             found = rows(connection, self.control["list_remains"], older_than_s)
         removed = []
         for values in found:
@@ -197,7 +210,7 @@ class PostgresParts:
         Raises:
             StagingError: they cannot.
         """
-        with staging_errors("be looked at"), self.server.connection() as connection:
+        with staging_errors("be looked at"), self.connection() as connection:
             (count, may) = row(connection, self.control["probe_parts"])
         if not may:
             raise StagingError(
@@ -208,7 +221,6 @@ class PostgresParts:
 
     def close(self) -> None:
         """Let go of connections."""
-        self.loaders.close()
         self.server.close()
 
     def _remove(self, doing: str, parts: Iterable[PartManifest], mark: sql.Composed, *values: object) -> int:
@@ -216,7 +228,7 @@ class PostgresParts:
         by_number = {data_number(part): part for part in parts}
         if not by_number:
             return 0
-        with staging_errors(doing), self.server.connection() as connection:
+        with staging_errors(doing), self.connection() as connection:
             try:
                 begin(connection, settings={})
                 marked = [number for (number,) in rows(connection, mark, list(by_number), *values)]

@@ -47,7 +47,7 @@ values ($1, $2, $3, $4, $5, $6::bigint) on conflict do nothing returning quarant
 
 -- name: insert_quarantine_rows
 insert into {quarantine_rows} (quarantine_id, position, problems, content)
-select $1, * from unnest($2::bigint[], $3::jsonb[], $4::jsonb[]);
+select $1, * from unnest($2::bigint[], $3::json[], $4::json[]);
 
 -- name: list_quarantined
 select quarantine_id, table_name, batch, worker, source, rows, put_aside_at from {quarantine}

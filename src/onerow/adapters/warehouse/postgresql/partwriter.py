@@ -52,6 +52,7 @@ class PostgresPartWriter:
         self._bad: BadRowSpool | None = None
         self._bad_digest = hashlib.sha256()
         self._bad_source = ""
+        self._quarantine_id = ""
         self._ended = False
 
     def write(self, rows: pa.RecordBatch) -> None:
@@ -97,7 +98,7 @@ class PostgresPartWriter:
         try:
             with staging_errors("write a part"):
                 if self._bad is not None and self._bad.rows:
-                    self._quarantine(self._bad)
+                    self._quarantine_id = self._quarantine(self._bad)
                 if self._digest.rows == 0:
                     return self._told("empty", "", 0)
                 part_id = derive_part_id(
@@ -140,7 +141,7 @@ class PostgresPartWriter:
     def _known(self, part_id: str) -> tuple[int, str | None, int]:
         """Return the part's last revision, what to tell of it (None: it is to be staged) and its size."""
         control = self._store.control
-        with self._store.server.connection() as connection:
+        with self._store.connection() as connection:
             found = rows(connection, control["current_part"], self._spec.name, self._batch, part_id)
             if not found:
                 return 0, None, 0
@@ -186,15 +187,15 @@ class PostgresPartWriter:
         place = (self._store.schema, staging_name(self._spec.name))
         load.copy(place, number, self._columns, self._spool.batches())
 
-    def _quarantine(self, bad: BadRowSpool) -> None:
-        """Put the bad rows aside, once, in a transaction of their own."""
+    def _quarantine(self, bad: BadRowSpool) -> str:
+        """Put the bad rows aside, once, in a transaction of their own; return the identity of the entry."""
         control = self._store.control
         identity = derive_part_id(
             table=self._spec.name, batch=self._batch, worker=self._worker, content_digest=self._bad_digest.hexdigest()
         )
         identity = f"q{identity[1:]}"
         values = (identity, self._spec.name, self._batch, self._worker, self._bad_source, bad.rows)
-        with self._store.server.connection() as connection:
+        with self._store.connection() as connection:
             try:
                 begin(connection, settings={})
                 if rows(connection, control["insert_quarantine"], *values):
@@ -209,6 +210,7 @@ class PostgresPartWriter:
             except BaseException:
                 rollback(connection)
                 raise
+        return identity
 
     def _insert_bad(self, connection: Connection, identity: str, bad: Sequence[BadRow]) -> None:
         run(
@@ -216,8 +218,8 @@ class PostgresPartWriter:
             self._store.control["insert_quarantine_rows"],
             identity,
             [row.position for row in bad],
-            [json.dumps(list(row.problems), ensure_ascii=False) for row in bad],
-            [json.dumps([[name, _shown(value)] for name, value in row.values.items()]) for row in bad],
+            [json.dumps(list(row.problems)) for row in bad],
+            [json.dumps(list(row.values.items())) for row in bad],
         )
 
     def _told(self, status: str, part_id: str, size_bytes: int) -> StagedPart:
@@ -231,15 +233,9 @@ class PostgresPartWriter:
             partitions=dict(self._partitions),
             size_bytes=size_bytes,
             rows_quarantined=self._bad.rows if self._bad is not None else 0,
+            quarantine_id=self._quarantine_id,
         )
 
 
 class _TakenError(Exception):
     """Somebody else has published this revision of the part; the transaction is rolled back."""
-
-
-def _shown(value: str | None) -> str | None:
-    """Return a value as the engine can hold it: U+0000 and halves of surrogate pairs are escaped."""
-    if value is None or ("\x00" not in value and value.isprintable()):
-        return value
-    return value.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()

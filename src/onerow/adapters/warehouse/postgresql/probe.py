@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from onerow.adapters.postgresql.connection import row, rows
 from onerow.adapters.warehouse.postgresql import sql
 from onerow.adapters.warehouse.postgresql.control import CONTROL_TABLES
+from onerow.adapters.warehouse.postgresql.grants import missing_grants, told
 from onerow.adapters.warehouse.postgresql.install import misfits
 from onerow.adapters.warehouse.postgresql.target import find_columns, holds_key, schema_of
+from onerow.adapters.warehouse.postgresql.views import problems as view_problems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,12 +41,15 @@ def probe(
         )
         return facts
     facts.append(("control tables", True, f"schema {control_schema}"))
-    facts += [_table(connection, spec, control) for spec in specs]
+    missing_grants_of = missing_grants(connection, specs, control_schema)
+    facts += told(missing_grants_of)
+    readable = not any(missing_grants_of["check"])
+    facts += [_table(connection, spec, control, readable=readable) for spec in specs]
     return facts
 
 
 def _table(
-    connection: Connection, spec: TableSpec, control: Mapping[str, sql.Composed]
+    connection: Connection, spec: TableSpec, control: Mapping[str, sql.Composed], *, readable: bool
 ) -> tuple[str, bool, str]:
     subject = f"table {spec.name}"
     found, kind = find_columns(connection, schema_of(spec), spec.target[-1])
@@ -52,11 +57,16 @@ def _table(
         return (subject, False, "missing; run `onerow init`")
     if problems := misfits(spec, found, kind):
         return (subject, False, " ".join(problems))
+    if not readable:
+        return (subject, True, "fits; this role may not read its control row")
     known = rows(connection, control["read_table"], spec.name)
     if not known:
         return (subject, False, "has no control row; run `onerow init`")
-    lacking = [name for name in spec.column_names if name not in {column.name for column in found}]
+    there = {column.name for column in found}
+    lacking = [name for name in (column.name for column in spec.stored_columns) if name not in there]
     if lacking:
         return (subject, False, f"lacks {', '.join(lacking)}; run `onerow init`")
+    if wrong := view_problems(connection, spec, found):
+        return (subject, False, "; ".join(wrong))
     held = "its key is held by a unique index" if holds_key(connection, spec) else "its key is held by onerow alone"
     return (subject, True, f"fits ({known[0][1]}), {held}")

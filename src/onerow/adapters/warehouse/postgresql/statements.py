@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from onerow.adapters.warehouse.postgresql import sql
 from onerow.adapters.warehouse.postgresql.target import compared, equals, staged_value
@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from onerow.adapters.warehouse.postgresql.target import Target
     from onerow.core.partitions import PartitionValue
     from onerow.core.spec import TableSpec
+
+
+_OVER_PATTERNS: Final[Mapping[str, Mapping[str, str]]] = {
+    "count_outcomes": {"met": "met"},
+    "count_beaten": {"met": "met_again"},
+    "verify_staged": {"met": "met"},
+    "meet": {"met": "met"},
+    "verify_versions": {"found": "found"},
+    "count_repeated": {"repeated": "repeated"},
+}
+"""Which pieces of a statement are joins of staged rows and target, one for each pattern of NULLs in the key."""
 
 
 @dataclass
@@ -39,13 +50,19 @@ class Statements:
             "losers": sql.LOSERS,
             "partition": _partition(spec, "s"),
             "identity": sql.columns(spec.identity, "s"),
-            "identity_of_target": sql.SQL(", ").join(self._compared(name, "t") for name in spec.identity),
+            # What makes two staged rows one: the key, and in versions mode the whole content.
+            "same": sql.SQL(", ").join(
+                self._compared(name, "s")
+                for name in (spec.identity if spec.mode == "upsert" else (*spec.identity, *spec.comparison))
+            ),
+            "identity_of_target": sql.SQL(", ").join(self._compared(name, "t") for name in spec.row_identity),
             "identity_as_text": sql.SQL(", ").join(
-                sql.SQL("{}::text").format(self._compared(name, "t")) for name in spec.identity
+                sql.SQL("{}::text").format(self._compared(name, "t")) for name in spec.row_identity
             ),
             "newest_first": sql.SQL(", ").join(
                 sql.SQL("{} desc nulls last").format(self._compared(name, "s")) for name in spec.comparison
             ),
+            **self._of_versions(),
             "columns": sql.columns(spec.column_names),
             "values": sql.columns(spec.column_names, "s"),
             "newer": self.newer(spec.comparison, "s", "t"),
@@ -59,18 +76,21 @@ class Statements:
         return self.render(name)
 
     def render(self, name: str, **more: sql.Piece) -> sql.Composed:
-        """Return a statement; ``{met}`` is the join of staged rows and target over all patterns."""
+        """Return a statement."""
         pieces = {**self._pieces, **more}
-        template = sql.templates("merge.sql")[name]
-        if "{met}" in template.as_string(None):
-            part = "met_again" if name == "count_beaten" else "met"
-            pieces["met"] = sql.SQL(" union all ").join(self.of_pattern(part, pattern) for pattern in self.patterns)
-        return template.format(**pieces)
+        for piece, part in _OVER_PATTERNS.get(name, {}).items():
+            pieces[piece] = sql.SQL(" union all ").join(self.of_pattern(part, pattern) for pattern in self.patterns)
+        return self._template(name).format(**pieces)
 
     def of_pattern(self, name: str, pattern: int) -> sql.Composed:
         """Return a statement for the keys whose NULLs are those of ``pattern``."""
         pieces = {**self._pieces, "wanted": sql.Literal(pattern), "same_key": self._same_key(pattern)}
-        return sql.templates("merge.sql")[name].format(**pieces)
+        return self._template(name).format(**pieces)
+
+    def _template(self, name: str) -> sql.SQL:
+        if self.spec.mode == "versions":
+            return sql.templates("versions.sql").get(name) or sql.templates("merge.sql")[name]
+        return sql.templates("merge.sql")[name]
 
     @property
     def nullable(self) -> tuple[str, ...]:
@@ -113,6 +133,30 @@ class Statements:
             for bit, name in enumerate(self.nullable)
         ]
         return sql.SQL("({})").format(sql.SQL(" + ").join(terms)) if terms else sql.SQL("0")
+
+    def _of_versions(self) -> dict[str, sql.Piece]:
+        spec = self.spec
+        if spec.mode != "versions" or spec.version_column is None:
+            return {}
+        names = [f"k{place}" for place, _ in enumerate(spec.identity)]
+        return {
+            "version": sql.column(spec.version_column),
+            "oldest_first": sql.SQL(", ").join(
+                sql.SQL("{} asc nulls first").format(self._compared(name, "s")) for name in spec.comparison
+            ),
+            "identity_of_found": sql.columns(names, "f"),
+            "identity_named": sql.SQL(", ").join(
+                sql.SQL("{} as {}").format(sql.column(name, "s"), sql.column(alias))
+                for name, alias in zip(spec.identity, names, strict=True)
+            ),
+            "key_of_target": sql.SQL(", ").join(self._compared(name, "t") for name in spec.identity),
+            "key_as_text": sql.SQL(", ").join(
+                sql.SQL("{}::text").format(self._compared(name, "t")) for name in spec.identity
+            ),
+            "all_of_target": sql.SQL(", ").join(self._compared(name, "t") for name in spec.identity)
+            + sql.SQL(", ")
+            + sql.SQL(", ").join(self._compared(name, "t") for name in spec.comparison),
+        }
 
     def _staged_columns(self) -> sql.Piece:
         columns = self.target.by_name

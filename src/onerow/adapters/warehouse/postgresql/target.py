@@ -137,7 +137,7 @@ def find_columns(connection: Connection, schema: str, name: str) -> tuple[list[T
 
 def holds_key(connection: Connection, spec: TableSpec) -> bool:
     """Say whether a unique index of the target makes two rows of one key (of one version of it) impossible."""
-    identity = {*spec.identity, *((spec.version_column,) if spec.version_column is not None else ())}
+    identity = set(spec.row_identity)
     found = rows(connection, _UNIQUE, schema_of(spec), spec.target[-1])
     return any(set(names) <= identity for (names,) in found)
 
@@ -153,7 +153,7 @@ def describe(connection: Connection, spec: TableSpec) -> Target:
     columns, kind = find_columns(connection, schema_of(spec), spec.target[-1])
     if not columns:
         raise NotInstalledError(f"There is no table {name} in the warehouse.", hint="Run `onerow init`.")
-    known = {*spec.column_names, *((spec.version_column,) if spec.version_column is not None else ())}
+    known = {column.name for column in spec.stored_columns}
     extra = [column.name for column in columns if column.name not in known]
     if extra:
         raise ConfigurationError(
@@ -161,7 +161,7 @@ def describe(connection: Connection, spec: TableSpec) -> Target:
             hint="Declare it: a row is replaced whole, so the values of a column that nobody declares would be lost.",
         )
     there = {column.name for column in columns}
-    missing = [column for column in spec.column_names if column not in there]
+    missing = [column.name for column in spec.stored_columns if column.name not in there]
     if missing:
         raise NotInstalledError(
             f"The table {name} lacks the column {missing[0]!r}.", hint="Run `onerow init` to add declared columns."

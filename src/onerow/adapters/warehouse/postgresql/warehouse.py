@@ -14,7 +14,6 @@ from onerow.adapters.postgresql.connection import (
     Server,
     application_name,
     begin,
-    blockers,
     milliseconds,
     rollback,
     rows,
@@ -24,9 +23,11 @@ from onerow.adapters.postgresql.sqlstate import classify, map_error, told
 from onerow.adapters.warehouse.postgresql import inspection
 from onerow.adapters.warehouse.postgresql import install as installation
 from onerow.adapters.warehouse.postgresql.control import control_statements
+from onerow.adapters.warehouse.postgresql.lookout import Lookout
 from onerow.adapters.warehouse.postgresql.merge import PreparedMerge, RefusedError, Transaction, prepare
 from onerow.adapters.warehouse.postgresql.probe import probe
 from onerow.adapters.warehouse.postgresql.refusals import refusal_of
+from onerow.adapters.warehouse.postgresql.versions import VersionsTransaction
 from onerow.core.plans import Committed, MergeCounts, Refused, Unknown
 from onerow.errors import FencedError, OnerowError, WarehouseBusyError, WarehouseError
 from onerow.ports.warehouse import Capabilities, HistoryEntry
@@ -51,7 +52,7 @@ CAPABILITIES: Final = Capabilities(
     commit_domain="row",
     max_partitions=64,
     max_rows=2_000_000,
-    modes=frozenset({"upsert"}),
+    modes=frozenset({"upsert", "versions"}),
     enforces=True,
 )
 
@@ -64,6 +65,7 @@ class PostgresWarehouse:
         lease_s: how long a lease lasts: a process that is frozen in its transaction is out after it.
         busy_timeout_s: how long to wait for a lock of somebody else.
         transaction: the steps; the test kit gives one with a step switched off.
+        versions: the same for tables in versions mode.
         server: connections to share; None: connections of its own.
     """
 
@@ -75,13 +77,15 @@ class PostgresWarehouse:
         lease_s: float = LEASE_S,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         transaction: type[Transaction] = Transaction,
+        versions: type[VersionsTransaction] = VersionsTransaction,
         server: Server | None = None,
     ) -> None:
-        self._server = server or Server(url)
+        self.server = server or Server(url)
         self._schema = control_schema
         self._lease_s = lease_s
         self._busy_timeout_s = busy_timeout_s
         self._transaction = transaction
+        self._versions = versions
         self._control = control_statements(control_schema)
 
     @property
@@ -115,13 +119,15 @@ class PostgresWarehouse:
     @contextmanager
     def prepare(self, plan: MergePlan) -> Iterator[PreparedMerge]:
         """Begin the transaction, and read, check and deduplicate the parts; the guard is not taken yet."""
-        with self._server.connection() as connection:
+        with self.server.connection() as connection:
             try:
                 with self._errors(f"the parts of batch {plan.batch!r} cannot be read"):
                     self._ensure_guards(connection, plan.spec, [task.partition for task in plan.tasks])
                     begin(connection, settings=self._settings(connection, plan.spec.name, plan.holder))
                     prepared = prepare(connection, plan, control_schema=self._schema)
                 yield prepared
+                if prepared.interrupted:  # a cancel that comes late must not meet somebody else's statement
+                    connection.close()
             finally:
                 rollback(connection)
 
@@ -133,11 +139,14 @@ class PostgresWarehouse:
             return Refused("conflict", WarehouseError("This prepared transaction has ended already; prepare it anew."))
         prepared.used = True
         connection = prepared.connection
-        transaction = self._transaction(prepared, control=self._control, control_schema=self._schema)
+        steps = self._transaction if prepared.plan.spec.mode == "upsert" else self._versions
+        transaction = steps(prepared, control=self._control, control_schema=self._schema)
         interrupt = Interrupt(connection)
+        lookout = self._lookout(connection)
         try:
             cancellation.on_cancel(interrupt)
-            counts = transaction.run()
+            with lookout:
+                counts = transaction.run()
             cancellation.on_cancel(None)
             cancellation.raise_if_cancelled()
         except RefusedError as refusal:
@@ -147,15 +156,16 @@ class PostgresWarehouse:
             rollback(connection)
             return Refused("cancelled", error)
         except psycopg.Error as error:
-            busy = self._who_blocks(connection, error)
             rollback(connection)
-            return busy or refusal_of(error, prepared.plan.spec, cancellation)
+            if classify(error) == "busy":
+                return Refused("conflict", self._busy(lookout))
+            return refusal_of(error, prepared.plan.spec, cancellation)
         except OnerowError as error:
             rollback(connection)
             return Refused("failed", error)
         finally:
             cancellation.on_cancel(None)
-            interrupt.withdraw()
+            prepared.interrupted = interrupt.withdraw()
         return self._commit(connection, prepared.plan, counts, transaction, cancellation)
 
     def _commit(
@@ -262,7 +272,7 @@ class PostgresWarehouse:
 
     def close(self) -> None:
         """Let go of connections."""
-        self._server.close()
+        self.server.close()
 
     # --- transactions ----------------------------------------------------------------------
 
@@ -299,16 +309,17 @@ class PostgresWarehouse:
     @contextmanager
     def _changing(self, doing: str, *words: str, commit: bool = True) -> Iterator[Connection]:
         """Run a block in a transaction of its own."""
-        with self._errors(doing), self._server.connection() as connection:
+        with self._errors(doing), self.server.connection() as connection:
+            lookout = self._lookout(connection)
             try:
                 begin(connection, settings=self._settings(connection, *words))
-                yield connection
+                with lookout:
+                    yield connection
                 connection.execute("commit" if commit else "rollback")
             except psycopg.Error as error:
-                busy = self._who_blocks(connection, error)
                 rollback(connection)
-                if busy is not None:
-                    raise busy.error from error
+                if classify(error) == "busy":
+                    raise self._busy(lookout) from error
                 raise
             except BaseException:
                 rollback(connection)
@@ -316,7 +327,7 @@ class PostgresWarehouse:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with self._errors("the warehouse cannot be read"), self._server.connection() as connection:
+        with self._errors("the warehouse cannot be read"), self.server.connection() as connection:
             yield connection
 
     @contextmanager
@@ -326,22 +337,14 @@ class PostgresWarehouse:
         except psycopg.Error as error:
             raise map_error(error, doing) from error
 
-    def _who_blocks(self, connection: Connection, error: psycopg.Error) -> Refused | None:
-        """Return the refusal of a wait for a lock that took too long, which names who holds it; None for others."""
-        if classify(error) != "busy":
-            return None
-        try:
-            who = blockers(self._server, connection.info.backend_pid)
-        except (psycopg.Error, OnerowError) as unknown:
-            who = [f"nobody could be asked ({unknown})"]
-        text = "; ".join(who) or "it has ended meanwhile"
-        return Refused(
-            "conflict",
-            WarehouseBusyError(
-                f"A lock was held by somebody else for more than {self._busy_timeout_s:.0f} s: {text}.",
-                hint="Nothing of this was committed, staging is kept. A process that hangs is ended by the server "
-                "after its lease; or end it with pg_terminate_backend.",
-            ),
+    def _lookout(self, connection: Connection) -> Lookout:
+        return Lookout(self.server, connection, busy_timeout_s=self._busy_timeout_s)
+
+    def _busy(self, lookout: Lookout) -> WarehouseBusyError:
+        return WarehouseBusyError(
+            f"A lock was held by somebody else for more than {self._busy_timeout_s:g} s: {lookout.seen}.",
+            hint="Nothing of this was committed, staging is kept. A process that hangs is ended by the server after "
+            "its lease; or end it with pg_terminate_backend.",
         )
 
 
@@ -362,7 +365,8 @@ class Interrupt:
                 with suppress(psycopg.Error):
                     self._connection.cancel_safe(timeout=5.0)
 
-    def withdraw(self) -> None:
-        """Wait for a cancel that is under way; the connection is not used again if there was one."""
+    def withdraw(self) -> bool:
+        """Wait for a cancel that is under way, and say whether there was one."""
         with self._lock:
             self._active = False
+            return self.called

@@ -57,7 +57,8 @@ def dedupe(
 ) -> int:
     """Repair keys that stand more than once, or bring a removed row back.
 
-    Of each key the newest row stays; the others are moved, whole, to the table <target>_removed_duplicates. Partition
+    Of each key the newest row stays; the others are moved, whole, to the table <target>_removed_duplicates. In versions
+    mode only copies of a content go, and versions that stand twice get a number above the highest. Partition
     by partition, each in one transaction under its lock. Without --apply the plan is shown and nothing is changed;
     exits with 3 if there are duplicates. A plan that no longer fits the data is refused (exit 2, plan_outdated).
 
@@ -141,12 +142,14 @@ def _plan_json(plan: RepairPlan, result: RepairResult | None) -> dict[str, Any]:
         "table": plan.table,
         "keys": plan.keys,
         "extra_rows": plan.extra_rows,
+        "renumbered": plan.renumbered,
         "rounding": plan.rounding,
         "partitions": [
             {
                 "partition": one.partition,
                 "keys": one.keys,
                 "extra_rows": one.extra_rows,
+                "renumbered": one.renumbered,
                 "causes": dict(sorted(one.causes.items())),
             }
             for one in plan.partitions
@@ -178,6 +181,8 @@ def _show_plan(printer: Printer, plan: RepairPlan, spec: TableSpec, partition: s
         f"{count(len(plan.partitions), 'partition')}",
         "bold",
     )
+    if plan.renumbered:
+        printer.line(f"{count(plan.renumbered, 'version')} that another content has too would get a new number.")
     printer.table(
         [Column("partition"), Column("keys", number=True), Column("extra rows", number=True), Column("likely causes")],
         [
@@ -232,9 +237,11 @@ def _show_result(printer: Printer, plan: RepairPlan, result: RepairResult, targe
     done = [one for one in result.partitions if one.status == "repaired"]
     rows, keys = count(result.rows_removed, "row"), count(sum(one.keys for one in done), "key")
     failed = len(result.partitions) - len(done)
+    renumbered = sum(one.renumbered for one in done)
+    also = f", {count(renumbered, 'version')} renumbered" if renumbered else ""
     printer.line(
         f"{'repaired' if result.success else f'{failed} of {len(result.partitions)} partitions were not repaired'}: "
-        f"{rows} of {keys} moved to {target}_removed_duplicates, run {result.run}",
+        f"{rows} of {keys} moved to {target}_removed_duplicates{also}, run {result.run}",
         "bold green" if result.success else "bold red",
     )
     if len(result.partitions) > 1:

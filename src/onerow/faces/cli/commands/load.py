@@ -36,6 +36,10 @@ def load(
     Without --batch the batch is named after the content, so that the same files again, after a crash or
     by mistake, are found to be merged already. If one file cannot be staged, nothing is consolidated.
 
+    Where the table says on_bad_row = "quarantine", bad rows are put aside and the good ones are merged: a
+    warning names the entry, JSON counts rows_quarantined, and the exit code is 0; it is 3 if a file had
+    nothing but bad rows.
+
     \b
     onerow load props.csv --table props
     onerow load day/*.parquet --table props --batch 2026-01-17 --output json
@@ -45,6 +49,7 @@ def load(
     from onerow.bootstrap import open_store
     from onerow.core.names import check_name
     from onerow.core.results import ConsolidationResult
+    from onerow.errors import gravest
     from onerow.faces.cli import consolidations, failures, inputs
     from onerow.faces.cli.output import Printer, count
     from onerow.faces.cli.progress import metering
@@ -69,6 +74,7 @@ def load(
     if result is None:
         if printer.json:
             printer.document(staging.to_json())
+        staging.warn()
         for error in staging.errors:
             failures.tell(printer, error)
         waiting = [part for part in staging.parts if part.status in {"staged", "already_staged"}]
@@ -78,9 +84,12 @@ def load(
                 f"{name!r}: `onerow consolidate` merges them, `onerow batches discard` gives them up.",
                 style="",
             )
-        return staging.gravest.exit_code
+        return staging.exit_code
     if not printer.json:
         batch_said = f"batch {name}" + ("" if batch is not None else " (named after the content)")
         printer.note(f"{count(len(paths), 'file')}, {batch_said}")
-    consolidations.show(printer, result, time.monotonic() - started_s)
-    return result.exit_code
+    staging.warn()
+    consolidations.show(
+        printer, result, time.monotonic() - started_s, more={"rows_quarantined": staging.rows_quarantined}
+    )
+    return gravest([result.exit_code, staging.exit_code])
