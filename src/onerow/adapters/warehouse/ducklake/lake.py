@@ -127,16 +127,31 @@ def _quoted(password: str) -> str:
 
 
 class Lake(Database):
-    """A DuckLake; each thread has an instance with the lake attached."""
+    """A DuckLake; each thread has an instance with the lake attached.
+
+    Args:
+        catalog: where the catalog is.
+        data_path: absolute folder or object store URL of the lake's files.
+        busy_timeout_s: how long to wait for others, in seconds.
+        control_schema: where the control tables are.
+        only_looks: attached so that nothing can be changed, whatever the catalog calls the folder of the files.
+    """
 
     def __init__(
-        self, catalog: Catalog, data_path: str, *, busy_timeout_s: float, control_schema: str = "onerow"
+        self,
+        catalog: Catalog,
+        data_path: str,
+        *,
+        busy_timeout_s: float,
+        control_schema: str = "onerow",
+        only_looks: bool = False,
     ) -> None:
         scratch = catalog.path or Path(tempfile.gettempdir()) / f"onerow-{os.getuid()}"
         super().__init__(scratch, busy_timeout_s=busy_timeout_s)
         self.catalog = catalog
         self.data_path = data_path
         self.create = False
+        self._only_looks = only_looks
         self._control_schema = control_schema
         self._folders: dict[tuple[str, str | None], Path] = {}
 
@@ -263,7 +278,7 @@ class Lake(Database):
             f"DATA_PATH {literal(self.data_path)}",
             "DATA_INLINING_ROW_LIMIT 0",
             f"CREATE_IF_NOT_EXISTS {'true' if self.create else 'false'}",
-            *self.catalog.options,
+            *(("READ_ONLY", "OVERRIDE_DATA_PATH true") if self._only_looks else self.catalog.options),
         ]
         return f"ATTACH {literal(f'ducklake:{self.catalog.source}')} AS {sql.DATABASE} ({', '.join(options)})"
 
