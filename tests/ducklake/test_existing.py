@@ -67,7 +67,7 @@ def test_looking_changes_nothing(url, tmp_path):
     [
         ("nba.prop", ["line"], "Names that come near: nba.Props."),
         ("nba.props", ["lines"], "Names that come near: line."),
-        ("a.b.c", ["x"], "table or schema.table"),
+        ("a.b.c", ["x"], "is table or schema.table"),
     ],
 )
 def test_names_that_are_wrong_are_told_with_those_that_come_near(url, target, key, said):

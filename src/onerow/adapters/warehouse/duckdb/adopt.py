@@ -106,8 +106,6 @@ def adopt(
         WarehouseError: it cannot be read.
     """
     try:
-        if len(target) > 2:  # noqa: PLR2004 -- schema and table
-            raise UsageError(f"A table in {shown} is table or schema.table, not {'.'.join(target)!r}.")
         try:
             with database.open(read_only=True) as connection:
                 target, types = _look(connection, target)
@@ -148,6 +146,8 @@ def _spec(
 
 def _look(connection: duckdb.DuckDBPyConnection, target: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the names of the table as they are written in the file, and its columns with their types."""
+    if len(target) > 2:  # noqa: PLR2004 -- schema and table
+        raise UsageError(f"The name of a table is table or schema.table, not {'.'.join(target)!r}.")
     schema = target[-2] if len(target) > 1 else installation.MAIN
     found = rows(
         connection,

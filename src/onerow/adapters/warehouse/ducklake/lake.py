@@ -31,11 +31,11 @@ from onerow.adapters.warehouse.duckdb import sql
 from onerow.adapters.warehouse.duckdb.database import Database, map_error
 from onerow.adapters.warehouse.duckdb.install import schema_of
 from onerow.adapters.warehouse.ducklake import extensions
-from onerow.adapters.warehouse.ducklake.kept import KeptFiles
+from onerow.adapters.warehouse.ducklake.kept import KEPT_NAME, KeptFiles, bring_back_named
 from onerow.errors import ConfigurationError, ConflictError, NotInstalledError, OnerowError, WarehouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from onerow.core.spec import TableSpec
 
@@ -188,8 +188,15 @@ class Lake(Database):
             self._attach_lake(connection)
             try:
                 self._learn_folders(connection)
+                self.bring_back_files(connection)
             except duckdb.Error as error:
                 raise self.map_error(error, f"the lake at {self.catalog.shown} cannot be read") from None
+            except OSError as error:
+                self._local.suspect = True
+                raise WarehouseError(
+                    f"Files of an interrupted commit cannot be brought back: {error}",
+                    hint=f"Their second names are in {self.data_path}/{KEPT_NAME}; see that the folder can be written.",
+                ) from error
         self._local.opened_s = time.time()
         try:
             yield connection
@@ -211,11 +218,44 @@ class Lake(Database):
             connection.execute("commit")
         except duckdb.Error as error:
             if not self.is_conflict(error):
-                restored = kept.restore()
-                logger.warning("onerow.files_restored", extra={"facts": {"files": restored}})
+                self._restore(kept)
+            else:
+                kept.forget()
             raise
-        finally:
-            kept.forget()
+        kept.forget()
+
+    def _restore(self, kept: KeptFiles) -> None:
+        """Bring files back after a commit whose end nobody knows; what fails is tried again at the next opening."""
+        try:
+            restored = kept.restore()
+        except OSError as error:
+            logger.error("onerow.files_not_restored", extra={"facts": {"error": str(error)}})  # noqa: TRY400 -- a fact
+            return
+        logger.warning("onerow.files_restored", extra={"facts": {"files": restored}})
+        kept.forget()
+
+    def bring_back_files(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Bring back files that the catalog names and that a process which died in a commit has left without a name.
+
+        Raises:
+            OSError: they cannot be.
+            duckdb.Error: the catalog cannot be read.
+        """
+        if "://" in self.data_path or self._only_looks:
+            return
+
+        def named(names: Collection[str]) -> set[str]:
+            found = connection.execute(
+                "select name from (select parse_filename(path) as name "  # noqa: S608 -- the names are ours
+                f"from (select path from {METADATA}.ducklake_data_file "
+                f"union all select path from {METADATA}.ducklake_delete_file)) where name in (select unnest(?))",
+                [list(names)],
+            ).fetchall()
+            return {name for (name,) in found}
+
+        restored = bring_back_named(Path(self.data_path), named)
+        if restored:
+            logger.warning("onerow.files_restored", extra={"facts": {"files": restored}})
 
     def _learn_folders(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Read where the tables' files are. Never inside a transaction: it would then have two in the catalog."""
