@@ -37,6 +37,7 @@ from onerow.errors import ConfigurationError, ConflictError, NotInstalledError, 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
+    from onerow.adapters.warehouse.duckdb.database import Instance
     from onerow.core.spec import TableSpec
 
 logger = logging.getLogger("onerow")
@@ -181,27 +182,28 @@ class Lake(Database):
             NotInstalledError: there is no lake.
             WarehouseError: it cannot be attached.
         """
-        connection = self.instance()
-        if getattr(self._local, "attached", False) and not self._is_well(connection):
-            self._let_go(connection)
-        if not getattr(self._local, "attached", False):
-            self._attach_lake(connection)
+        mine = self._mine()
+        connection = mine.connection
+        if mine.attached and not self._is_well(mine):
+            self._let_go(mine)
+        if not mine.attached:
+            self._attach_lake(mine)
             try:
                 self._learn_folders(connection)
                 self.bring_back_files(connection)
             except duckdb.Error as error:
                 raise self.map_error(error, f"the lake at {self.catalog.shown} cannot be read") from None
             except OSError as error:
-                self._local.suspect = True
+                mine.suspect = True
                 raise WarehouseError(
                     f"Files of an interrupted commit cannot be brought back: {error}",
                     hint=f"Their second names are in {self.data_path}/{KEPT_NAME}; see that the folder can be written.",
                 ) from error
-        self._local.opened_s = time.time()
+        mine.opened_s = time.time()
         try:
             yield connection
         finally:
-            self._local.used_s = time.monotonic()
+            mine.used_s = time.monotonic()
 
     def commit(self, connection: duckdb.DuckDBPyConnection, *specs: TableSpec) -> None:
         """Commit; if nobody can tell whether it was kept, see that the files that it names are there."""
@@ -213,7 +215,7 @@ class Lake(Database):
             connection.execute("commit")
             return
         folders = {self._folder(self._control_schema, None), *(self._folder(schema, table) for schema, table in tables)}
-        kept = KeptFiles(Path(self.data_path), folders, since_s=self._local.opened_s)
+        kept = KeptFiles(Path(self.data_path), folders, since_s=self._mine().opened_s)
         try:
             connection.execute("commit")
         except duckdb.Error as error:
@@ -275,19 +277,19 @@ class Lake(Database):
         key = (schema.lower(), None if table is None else table.lower())
         return self._folders.get(key) or Path(self.data_path) / schema / (table or "")
 
-    def _is_well(self, connection: duckdb.DuckDBPyConnection) -> bool:
+    def _is_well(self, instance: Instance) -> bool:
         """Say whether what is attached can be used; asks only after a failure or a pause."""
-        if getattr(self._local, "suspect", False):
+        if instance.suspect:
             return False
-        if time.monotonic() - self._local.used_s < IDLE_S:
+        if time.monotonic() - instance.used_s < IDLE_S:
             return True
         try:
-            connection.execute(f"select max(snapshot_id) from {METADATA}.ducklake_snapshot").fetchall()  # noqa: S608 -- the name is ours
+            instance.connection.execute(f"select max(snapshot_id) from {METADATA}.ducklake_snapshot").fetchall()  # noqa: S608 -- the name is ours
         except duckdb.Error:
             return False
         return True
 
-    def _attach_lake(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def _attach_lake(self, instance: Instance) -> None:
         catalog = self.catalog
         if catalog.path is not None and not catalog.path.exists():
             if not self.create:
@@ -295,7 +297,7 @@ class Lake(Database):
             catalog.path.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(ATTACH_ATTEMPTS):
             try:
-                connection.execute(self._attach_statement())
+                instance.connection.execute(self._attach_statement())
             except duckdb.Error as error:
                 text = str(error)
                 if _GONE.search(text) and not self.create:
@@ -306,8 +308,7 @@ class Lake(Database):
                 time.sleep(0.05 * (attempt + 1))
             else:
                 break
-        self._local.attached, self._local.suspect = True, False
-        self._local.used_s = time.monotonic()
+        instance.attached, instance.suspect, instance.used_s = True, False, time.monotonic()
 
     def _attach_statement(self) -> str:
         # ATTACH takes no parameters: paths are literals of the tree.
@@ -325,12 +326,12 @@ class Lake(Database):
     def _no_lake(self) -> NotInstalledError:
         return NotInstalledError(f"There is no lake at {self.catalog.shown}.", hint="`onerow init` creates it.")
 
-    def _let_go(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Detach, whatever state it is in; an instance that cannot is closed and replaced at the next use."""
-        self._local.attached = False
+    def _let_go(self, instance: Instance) -> None:
+        """Detach, whatever state it is in."""
+        instance.attached = False
         with suppress(duckdb.Error):
-            connection.execute("rollback")
-        connection.execute(f"DETACH DATABASE IF EXISTS {sql.DATABASE}")
+            instance.connection.execute("rollback")
+        instance.connection.execute(f"DETACH DATABASE IF EXISTS {sql.DATABASE}")
 
     def is_conflict(self, error: duckdb.Error) -> bool:
         """Say whether a transaction lost against another one and certainly has not committed."""
@@ -341,7 +342,7 @@ class Lake(Database):
         text = self.redacted(str(error))
         if self.is_conflict(error):
             return ConflictError(f"{doing}: {_lines(text)}", hint="Nothing of it was committed.")
-        self._local.suspect = True
+        self._mine().suspect = True
         if "does not match existing data path" in text:
             return ConfigurationError(
                 f"{doing}: {_lines(text)}", hint="Write the data_path that the lake was created with."
@@ -361,15 +362,15 @@ class Lake(Database):
 
     def close(self) -> None:
         """Detach from the instances of all threads; some are kept for the next lake of this process."""
-        for connection in self._instances:
-            if not self._keep(connection):
-                connection.close()
+        for instance in self._instances:
+            if not self._keep(instance):
+                instance.connection.close()
         self._instances.clear()
         self._local = threading.local()
 
-    def _keep(self, connection: duckdb.DuckDBPyConnection) -> bool:
+    def _keep(self, instance: Instance) -> bool:
         try:
-            self._let_go(connection)
+            self._let_go(instance)
         except duckdb.Error:
             return False
         key = (os.getpid(), self.catalog.extensions)
@@ -377,7 +378,7 @@ class Lake(Database):
             waiting = _idle.setdefault(key, [])
             if len(waiting) >= MAX_IDLE_INSTANCES:
                 return False
-            waiting.append(connection)
+            waiting.append(instance.connection)
         return True
 
 

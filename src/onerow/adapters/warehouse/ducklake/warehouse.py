@@ -39,15 +39,18 @@ MAX_BACKOFF_S: Final = 1.0
 
 _T = TypeVar("_T")
 
+MAX_PARTITIONS: Final = 100
+"""Each is a file and some rows of the catalog: a commit of 100 takes half a second, which others wait for."""
+
 CAPABILITIES: Final = Capabilities(
     commit_domain="table",
-    max_partitions=400,
+    max_partitions=MAX_PARTITIONS,
     max_rows=5_000_000,
     modes=frozenset({"upsert", "versions"}),
 )
 CAPABILITIES_OF_A_FILE: Final = Capabilities(
     commit_domain="file",
-    max_partitions=400,
+    max_partitions=MAX_PARTITIONS,
     max_rows=5_000_000,
     modes=frozenset({"upsert", "versions"}),
 )
