@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from onerow.adapters.postgresql.connection import row, rows, run, together
+from onerow.adapters.warehouse.postgresql import steps
 from onerow.adapters.warehouse.postgresql.layout import check_rows, data_number, staging_table
 from onerow.adapters.warehouse.postgresql.statements import Statements, of_parts
+from onerow.adapters.warehouse.postgresql.steps import name_of
 from onerow.adapters.warehouse.postgresql.target import describe, holds, unique_indexes
-from onerow.core.partitions import decode_partition, encode_partition
+from onerow.core.partitions import decode_partition
 from onerow.core.plans import AlreadyMerged, MergeCounts, Refused
 from onerow.errors import (
-    DuplicatesError,
-    LockStoreMismatchError,
-    NotInstalledError,
     OnerowError,
     PartCorruptError,
     StaleLeaseError,
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from onerow.core.plans import MergePlan
     from onerow.core.spec import TableSpec
 
-MAX_NAMED_KEYS = 10
 FEW_ROWS = 1000
 """So many are met with the target by its index, which is what the planner does without statistics of them."""
 TELLS_MERGED = 170_000
@@ -194,57 +192,25 @@ class Transaction:
     def guard(self) -> None:
         """Change the guard rows; a second transaction waits here for the first one's end, then sees what it did."""
         plan = self.plan
-        partitions = [task.partition or "" for task in plan.tasks]
-        guards, _, table = together(
-            self.connection,
-            (self.control["change_guards"], (plan.spec.name, partitions)),
-            (self.control["share_table"], (self.control_schema, plan.spec.name)),
-            (self.control["read_table"], (plan.spec.name,)),
-        )
-        changed, found = guards.rowcount, table.fetchall()
-        if changed != len(partitions) or not found:
-            refuse(
-                NotInstalledError(
-                    f"The table {plan.spec.name!r} has {changed} guard rows for {len(partitions)} partitions.",
-                    hint="Run `onerow init`.",
-                )
+        try:
+            steps.take_guards(
+                self.connection,
+                self.control,
+                plan.spec.name,
+                plan.partitions,
+                control_schema=self.control_schema,
+                lock_store=plan.lock_store,
             )
-        lock_store = found[0][0]
-        if plan.lock_store is not None and lock_store != plan.lock_store:
-            refuse(
-                LockStoreMismatchError(
-                    f"The table {plan.spec.name!r} is used with the lock store {lock_store}, not with "
-                    f"{plan.lock_store}: two stores would be two locks.",
-                    hint="If the old one is really out of use, run `onerow init --adopt-locks`.",
-                )
-            )
+        except OnerowError as error:
+            refuse(error)
 
     def token(self) -> None:
-        """Compare with the fence and raise it; a fence above ours is written over first, and the refusal undoes it."""
-        tokens = {task.partition or "": task.token for task in self.plan.tasks if task.token is not None}
-        if not tokens:
-            return
-        name, partitions = self.plan.spec.name, list(tokens)
-        fences, *_ = together(
-            self.connection,
-            (self.control["read_fences"], (name, partitions)),
-            (self.control["delete_fences"], (name, partitions)),
-            (self.control["insert_fences"], (name, partitions, list(tokens.values()))),
-        )
-        for partition, fence in fences.fetchall():
-            if fence > tokens[partition]:
-                raise RefusedError(
-                    Refused(
-                        "stale",
-                        StaleLeaseError(
-                            f"A consolidation of {name}/{partition} with token {fence} has committed; this one has "
-                            f"token {tokens[partition]}.",
-                            fence=fence,
-                            hint="Its lease had passed to somebody else. Staging is kept; consolidate again.",
-                        ),
-                        fence=fence,
-                    )
-                )
+        """Compare with the fence and raise it."""
+        tokens = {task.partition: task.token for task in self.plan.tasks}
+        try:
+            steps.raise_fences(self.connection, self.control, self.plan.spec.name, tokens)
+        except StaleLeaseError as error:
+            raise RefusedError(Refused("stale", error, fence=error.fence)) from error
 
     def todo(self) -> None:
         """Refuse a plan of which the ledger names a part already."""
@@ -343,29 +309,25 @@ class Transaction:
                 task.partition,
                 task.token,
                 len(task.part_ids),
-                *(getattr(counts[task.partition], name) for name in MergeCounts.__slots__),
+                *_numbers(counts[task.partition]),
             )
             for task in plan.tasks
         ]
-        about = (
-            "consolidate",
-            plan.spec.name,
-            plan.batch,
-            plan.consolidation,
-            plan.attempt,
-            plan.unlocked,
-            plan.holder,
-            self.merge_s,
-            self.verify_s,
-            "",
-        )
-        together(
+        ledger = (plan.spec.name, plan.batch, plan.consolidation, *(list(values) for values in zip(*entries, strict=True)))
+        steps.write_history(
             self.connection,
-            (
-                self.control["insert_ledger"],
-                (plan.spec.name, plan.batch, plan.consolidation, *_columns(entries)),
-            ),
-            (self.control["insert_history"], (*about, *_columns(history))),
+            self.control,
+            history,
+            action="consolidate",
+            table=plan.spec.name,
+            batch=plan.batch,
+            run_id=plan.consolidation,
+            attempt=plan.attempt,
+            unlocked=plan.unlocked,
+            holder=plan.holder,
+            merge_s=self.merge_s,
+            verify_s=self.verify_s,
+            beside=(self.control["insert_ledger"], ledger),
         )
 
     def refuse_duplicates(self) -> None:
@@ -392,32 +354,10 @@ class Transaction:
         return self.prepared.tallies[name_of(self.plan.spec, value)]
 
 
-DOUBLED = "business keys of {table!r} stand more than once"
-
-
-def duplicates_refusal(spec: TableSpec, found: Sequence[tuple[Any, ...]], what: str = DOUBLED) -> Refused:
+def duplicates_refusal(spec: TableSpec, found: Sequence[tuple[Any, ...]], what: str = steps.STAND_TWICE) -> Refused:
     """Return the refusal that names keys that stand more than once; each is the identity's values as text."""
-    partitions = tuple(dict.fromkeys(values[0] if spec.partition is not None else None for values in found))
-    keys = [describe_key(spec, values) for values in found[:MAX_NAMED_KEYS]]
-    more = "" if len(found) <= MAX_NAMED_KEYS else f" and {len(found) - MAX_NAMED_KEYS} or more others"
-    scope = f" --partition {partitions[0]}" if partitions[0] is not None else ""
-    error = DuplicatesError(
-        f"{len(found)} {what.format(table=spec.name)}: {'; '.join(keys)}{more}.",
-        keys=keys,
-        partitions=partitions,
-        hint="The transaction was rolled back, staging is kept. See them with "
-        f"`onerow check --table {spec.name}{scope}`, remove the extra rows and consolidate again.",
-    )
-    return Refused("failed", error, partitions=partitions)
-
-
-def describe_key(spec: TableSpec, values: Sequence[Any]) -> str:
-    """Return a key as text for people: column=value, value 'x' for text and NULL for none."""
-    texts = {column.name for column in spec.columns if column.type.kind == "string"}
-    return ", ".join(
-        f"{name}={'NULL' if value is None else repr(value) if name in texts else value}"
-        for name, value in zip(spec.row_identity, values, strict=False)
-    )
+    error = steps.duplicates_error(spec, found, what)
+    return Refused("failed", error, partitions=error.partitions)
 
 
 def refuse(error: OnerowError) -> NoReturn:
@@ -435,6 +375,5 @@ def _value(spec: TableSpec, name: str | None) -> PartitionValue:
     return decode_partition(name, spec.by_name[spec.partition].type)
 
 
-def name_of(spec: TableSpec, value: Any) -> str | None:
-    """Return the canonical name of a partition's value; None for a table without."""
-    return None if spec.partition is None else encode_partition(value)
+def _numbers(counts: MergeCounts) -> tuple[int, int, int, int, int]:
+    return (counts.staged, counts.inserted, counts.updated, counts.unchanged, counts.superseded)
