@@ -313,7 +313,8 @@ class Transaction:
             )
             for task in plan.tasks
         ]
-        ledger = (plan.spec.name, plan.batch, plan.consolidation, *(list(values) for values in zip(*entries, strict=True)))
+        parts = (list(values) for values in zip(*entries, strict=True))
+        ledger = (plan.spec.name, plan.batch, plan.consolidation, *parts)
         steps.write_history(
             self.connection,
             self.control,
