@@ -272,6 +272,15 @@ class Interventions:
             raise mapped from error
 
     @contextmanager
+    def working(self, work: Intervention, cancellation: Cancellation) -> Iterator[OpenIntervention]:
+        """Run work of our own as ``transaction`` does, and raise the errors of ours for the server's."""
+        with (
+            self.transaction(work, cancellation) as opened,
+            self.errors(work, cancellation, opened.lookout),
+        ):
+            yield opened
+
+    @contextmanager
     def guarded(self, work: Intervention, cancellation: Cancellation) -> Iterator[Block]:
         """Run people's own statements."""
         with self.transaction(work, cancellation) as opened:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from onerow.adapters.postgresql.connection import row, rows, run, together
 from onerow.adapters.warehouse.postgresql import steps
 from onerow.adapters.warehouse.postgresql.layout import check_rows, data_number, staging_table
+from onerow.adapters.warehouse.postgresql.repair import Repair, repair_for_merge
 from onerow.adapters.warehouse.postgresql.statements import Statements, of_parts
 from onerow.adapters.warehouse.postgresql.steps import name_of
 from onerow.adapters.warehouse.postgresql.target import describe, holds, unique_indexes
@@ -166,6 +167,7 @@ class Transaction:
         self.control = control
         self.control_schema = control_schema
         self.statements = prepared.statements
+        self.duplicates_removed: dict[str | None, int] = {}
         self.merge_s = 0.0
         self.verify_s = 0.0
 
@@ -180,6 +182,8 @@ class Transaction:
         self.token()
         self.todo()
         began_s = time.perf_counter()
+        if self.plan.spec.on_existing_duplicates == "repair":
+            self.repair()
         self.merge()
         merged_s = time.perf_counter()
         counts = {name: tally.counts() for name, tally in self.prepared.tallies.items()}
@@ -230,6 +234,15 @@ class Transaction:
                     WarehouseError(f"{len(done)} of the plan's parts were merged by somebody else meanwhile."),
                 )
             )
+
+    def repair(self) -> None:
+        """Move rows of keys that stand more than once aside, all but the newest; the merge meets one row a key."""
+        spec, target, values = self.plan.spec, self.statements.target, self.statements.values
+        try:
+            repair = Repair(self.connection, spec, target, values, self.control)
+            self.duplicates_removed = repair_for_merge(repair, self.plan)
+        except OnerowError as error:
+            refuse(error)
 
     def merge(self) -> None:
         """Meet the target and change it; the tallies hold the counts afterwards."""

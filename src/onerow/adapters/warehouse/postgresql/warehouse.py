@@ -11,7 +11,7 @@ import psycopg
 
 from onerow.adapters.postgresql.connection import Server, begin, rollback, rows, run
 from onerow.adapters.postgresql.sqlstate import classify, told
-from onerow.adapters.warehouse.postgresql import inspection, steps
+from onerow.adapters.warehouse.postgresql import inspection, repair, restore, steps
 from onerow.adapters.warehouse.postgresql import install as installation
 from onerow.adapters.warehouse.postgresql.control import control_statements
 from onerow.adapters.warehouse.postgresql.guarded import Interventions
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from onerow.adapters.postgresql.connection import Connection
     from onerow.core.partitions import Scope
     from onerow.core.plans import Merged, MergePlan, Outcome
-    from onerow.core.repairs import Intervention
+    from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan, RestorePlan
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
-    from onerow.ports.warehouse import GuardedTransaction, InspectRequest, Prepared, TableCheck
+    from onerow.ports.warehouse import GuardedTransaction, InspectRequest, Prepared, RepairRequest, TableCheck
 
 LEASE_S: Final = 30.0
 BUSY_TIMEOUT_S: Final = 30.0
@@ -182,7 +182,12 @@ class PostgresWarehouse:
             return refusal_of(error, plan.spec, cancellation)
         if answer != "COMMIT":  # the server rolls an aborted transaction back without an error
             return Refused("conflict", WarehouseError("The commit was not kept."))
-        return Committed(counts, merge_s=transaction.merge_s, verify_s=transaction.verify_s)
+        return Committed(
+            counts,
+            merge_s=transaction.merge_s,
+            verify_s=transaction.verify_s,
+            duplicates_removed=transaction.duplicates_removed,
+        )
 
     def resolve(self, plan: MergePlan) -> Committed | Refused | Unknown:
         """Take the guard, then read what the transaction has left."""
@@ -207,7 +212,14 @@ class PostgresWarehouse:
         if len(found) != len(plan.tasks):
             return None
         counts = {partition: MergeCounts(*numbers) for partition, *numbers, _, _ in found}
-        return Committed(counts, merge_s=found[0][-2], verify_s=found[0][-1], read_back=True)
+        removed = dict(rows(connection, self._control["read_interventions"], *values, "dedupe"))
+        return Committed(
+            counts,
+            merge_s=found[0][-2],
+            verify_s=found[0][-1],
+            read_back=True,
+            duplicates_removed={name: count for name, count in removed.items() if name in partitions},
+        )
 
     def guarded(
         self, work: Intervention, cancellation: Cancellation
@@ -218,6 +230,31 @@ class PostgresWarehouse:
     def settled(self, work: Intervention) -> bool:
         """Take the guard, then tell whether the transaction of ``work`` has committed."""
         return self._interventions.settled(work)
+
+    def plan_repair(self, request: RepairRequest) -> RepairPlan:
+        """Find keys that stand more than once, with what made them so."""
+        name = request.spec.name
+        with self._sessions.changing("the table cannot be looked at", name, "dedupe", commit=False) as connection:
+            return repair.plan_repair(connection, request, self._control)
+
+    def repair(self, work: Intervention, planned: PartitionRepair, cancellation: Cancellation) -> Repaired:
+        """Keep the newest row of each key of one partition and move the others aside."""
+        with self._interventions.working(work, cancellation) as opened:
+            return repair.repair_one(opened, planned, self._control)
+
+    def plan_restore(
+        self, spec: TableSpec, partition: str | None, *, run: str, key: Mapping[str, str | None]
+    ) -> RestorePlan:
+        """Tell what ``restore`` would exchange."""
+        with self._sessions.changing("the table cannot be looked at", spec.name, commit=False) as connection:
+            return restore.plan_restore(connection, spec, partition, run_id=run, key=key, control=self._control)
+
+    def restore(
+        self, work: Intervention, *, run: str, key: Mapping[str, str | None], cancellation: Cancellation
+    ) -> Repaired:
+        """Exchange the row of a key with the one that ``run`` removed."""
+        with self._interventions.working(work, cancellation) as opened:
+            return restore.restore_one(opened, run, key, self._control)
 
     def upkeep(self, specs: Sequence[TableSpec], *, apply: bool) -> Sequence[str]:  # noqa: ARG002
         """Return nothing: autovacuum keeps the tables in check."""
