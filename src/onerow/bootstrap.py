@@ -241,6 +241,19 @@ def open_existing(
             id_column=id_column,
             busy_timeout_s=busy_timeout_s,
         )
+    if url.scheme == "ducklake" and url.catalog is not None:
+        with _extra("ducklake"):
+            from onerow.adapters.warehouse.ducklake.adopt import open_existing as open_ducklake
+
+        return open_ducklake(
+            url.catalog.path if url.catalog.path is not None else url.catalog.secret,
+            url.data_path,
+            target=split_target(target),
+            key=key,
+            partition_column=partition_column,
+            id_column=id_column,
+            busy_timeout_s=busy_timeout_s,
+        )
     if url.scheme == "postgresql":
         with _extra("postgresql"):
             from onerow.adapters.warehouse.postgresql.adopt import open_existing as open_postgresql

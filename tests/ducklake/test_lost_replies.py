@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing, contextmanager
 
 import duckdb
@@ -72,6 +73,86 @@ def test_without_second_names_a_lost_answer_breaks_the_lake(on_postgres, monkeyp
     assert isinstance(outcome, Unknown)
     with pytest.raises(duckdb.IOException, match="Cannot open file"):
         harness.table_rows(SPEC)
+
+
+class Killed(BaseException):
+    """The process ends where this is raised: no handler of ours runs."""
+
+
+def test_what_a_process_that_died_after_the_lost_answer_has_left_is_brought_back(on_postgres, monkeypatch):
+    harness = on_postgres
+    harness.stage("b1", "w1", [a_row()])
+
+    def die(self):
+        raise Killed
+
+    with monkeypatch.context() as dying, through_a_proxy(harness) as (proxy, warehouse):
+        dying.setattr(lakes.KeptFiles, "restore", die)
+        warehouse.merged("props", "b1")
+        with pytest.raises(Killed):
+            apply(warehouse, harness.plan("b1"), lambda: proxy.cut_when(is_commit, when="after"))
+    (left,) = (harness.folder / "lake" / KEPT_NAME).iterdir()
+    with harness.another() as other:
+        assert isinstance(other.resolve(harness.plan("b1")), Committed)
+        assert_table(harness, [a_row()])
+        assert other.upkeep([SPEC], apply=True) == [], "the process may still run"
+        assert left.exists()
+        os.utime(left, (0, 0))
+        ((_, well, said),) = [fact for fact in other.probe([SPEC]) if fact[0] == "interrupted commits"]
+        assert not well
+        assert "onerow gc --apply" in said
+        (line,) = other.upkeep([SPEC], apply=False)
+        assert line == "second names of the files of 1 interrupted commits to remove"
+        assert left.exists()
+        assert other.upkeep([SPEC], apply=True) == [line]
+        assert not left.exists()
+        assert not any(fact[0] == "interrupted commits" for fact in other.probe([SPEC]))
+    assert_table(harness, [a_row()])
+
+
+def test_files_of_a_refused_commit_are_not_brought_back(on_postgres, monkeypatch):
+    """The process dies when the commit was not kept: what nobody names stays away, and so does its folder."""
+    harness = on_postgres
+    harness.stage("b1", "w1", [a_row()])
+
+    def die(self):
+        raise Killed
+
+    with monkeypatch.context() as dying, through_a_proxy(harness) as (proxy, warehouse):
+        dying.setattr(lakes.KeptFiles, "restore", die)
+        warehouse.merged("props", "b1")
+        with pytest.raises(Killed):
+            apply(warehouse, harness.plan("b1"), lambda: proxy.cut_when(is_commit, when="before"))
+    lake = harness.folder / "lake"
+    (left,) = (lake / KEPT_NAME).iterdir()
+    before = sorted(lake.rglob("*.parquet"))
+    os.utime(left, (0, 0))
+    with harness.another() as other:
+        assert isinstance(other.resolve(harness.plan("b1")), Refused)
+        other.upkeep([SPEC], apply=True)
+        written = [path for path in sorted(lake.rglob("*.parquet")) if path not in before]
+    assert not left.exists()
+    assert all("guards" in str(path) for path in written), "only what resolving wrote"
+    assert_table(harness, [])
+    assert counted(harness.merge("b1", run="again")) == (1, 1, 0, 0, 0)
+
+
+def test_files_that_cannot_be_restored_at_once_are_at_the_next_opening(on_postgres, monkeypatch, caplog):
+    harness = on_postgres
+    harness.stage("b1", "w1", [a_row()])
+
+    def fail(self):
+        raise OSError("no room")
+
+    with through_a_proxy(harness) as (proxy, warehouse):
+        warehouse.merged("props", "b1")
+        with monkeypatch.context() as full:
+            full.setattr(lakes.KeptFiles, "restore", fail)
+            outcome = apply(warehouse, harness.plan("b1"), lambda: proxy.cut_when(is_commit, when="after"))
+        assert isinstance(outcome, Unknown)
+        assert "onerow.files_not_restored" in caplog.messages
+        assert isinstance(warehouse.resolve(harness.plan("b1")), Committed)
+    assert_table(harness, [a_row()])
 
 
 def test_a_raised_fence_whose_answer_was_lost_can_be_raised_again(on_postgres):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onerow.errors import OnerowError
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+RawCursor: TypeAlias = psycopg.RawCursor[tuple[Any, ...]]
 Statement: TypeAlias = LiteralString | sql.SQL | sql.Composed
 
 CONNECT_TIMEOUT_S: Final = 10
@@ -192,6 +193,24 @@ def row(connection: Connection, statement: Statement, *values: object) -> tuple[
 def run(connection: Connection, statement: Statement, *values: object) -> int:
     """Run a statement and return how many rows it has changed."""
     return psycopg.RawCursor(connection).execute(statement, values or None).rowcount
+
+
+def together(connection: Connection, *questions: tuple[Statement, Sequence[object]]) -> list[RawCursor]:
+    """Run statements in one round trip, one after the other; each sees what is committed when it begins.
+
+    Inside a transaction only: outside of one the server would make one of them all.
+
+    Returns:
+        The cursors, with the rows or the number of rows of each statement.
+
+    Raises:
+        psycopg.Error: the first that failed; those behind it were not run.
+    """
+    with connection.pipeline():
+        return [
+            psycopg.RawCursor(connection).execute(statement, tuple(values), binary=True)
+            for statement, values in questions
+        ]
 
 
 def application_name(*words: str) -> str:

@@ -129,12 +129,14 @@ class WarehouseHarness(ABC):
         has_own_clock: whether the engine's time is not that of this machine.
         second_row_raises: what the engine raises at a second row of a key, where it holds the key itself; None: it
             takes it.
+        rounds: how often a race is run; fewer where each takes long.
     """
 
     spec: TableSpec = SPEC
     parameter: str = "?"
     has_own_clock: bool = False
     second_row_raises: type[Exception] | None = None
+    rounds: int = 10
 
     @property
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Any existing table of a DuckDB file, for a check without configuration.
+"""Any existing table of a DuckDB file or of a lake, for a check without configuration.
 
 The check needs quoted column names and nothing else, so the spec that is built here declares only the
 columns it looks at. Types that no key of ours may have, such as DOUBLE, are looked at all the same.
@@ -13,7 +13,7 @@ import duckdb
 
 from onerow.adapters.warehouse.duckdb import inspection, sql
 from onerow.adapters.warehouse.duckdb import install as installation
-from onerow.adapters.warehouse.duckdb.database import Database, map_error, rows
+from onerow.adapters.warehouse.duckdb.database import Database, rows
 from onerow.core.spec import Column, TableSpec
 from onerow.core.types import ColumnType, parse_type
 from onerow.errors import UsageError
@@ -37,8 +37,9 @@ _PARTITION_TYPES: Final = {
 class ExistingTable:
     """A table that is looked at and never merged into; it needs no control tables."""
 
-    def __init__(self, database: Database, spec: TableSpec, types: Mapping[str, str]) -> None:
+    def __init__(self, database: Database, shown: str, spec: TableSpec, types: Mapping[str, str]) -> None:
         self._database = database
+        self._shown = shown
         self._types = types
         self.spec = spec
 
@@ -53,7 +54,7 @@ class ExistingTable:
             with self._database.open(read_only=True) as connection:
                 return inspection.inspect(connection, request, self._types, control)
         except duckdb.Error as error:
-            raise map_error(error, f"{self._database.path} cannot be read") from error
+            raise self._database.map_error(error, f"{self._shown} cannot be read") from None
 
     def close(self) -> None:
         """Let go of connections."""
@@ -77,14 +78,54 @@ def open_existing(
     """
     if not path.is_file():
         raise UsageError(f"There is no file {path}.")
-    if len(target) > 2:  # noqa: PLR2004 -- schema and table
-        raise UsageError(f"A table in a DuckDB file is table or schema.table, not {'.'.join(target)!r}.")
     database = Database(path, busy_timeout_s=busy_timeout_s)
+    return adopt(database, str(path), target=target, key=key, partition_column=partition_column, id_column=id_column)
+
+
+def adopt(
+    database: Database,
+    shown: str,
+    *,
+    target: tuple[str, ...],
+    key: Sequence[str],
+    partition_column: str | None,
+    id_column: str | None,
+) -> ExistingTable:
+    """Return a table of what can be attached.
+
+    Args:
+        database: closed again with the table, or if there is none.
+        shown: what people may see of where it is.
+        target: schema and table, or table.
+        key: columns that name a row.
+        partition_column: a column that is part of a row's identity.
+        id_column: a column to show for each duplicate.
+
+    Raises:
+        UsageError: there is no such table or column; near names are told.
+        WarehouseError: it cannot be read.
+    """
     try:
-        with database.open(read_only=True) as connection:
-            target, types = _look(connection, target)
-    except duckdb.Error as error:
-        raise map_error(error, f"{path} cannot be read") from error
+        try:
+            with database.open(read_only=True) as connection:
+                target, types = _look(connection, target)
+        except duckdb.Error as error:
+            raise database.map_error(error, f"{shown} cannot be read") from None
+        spec = _spec(target, types, key, partition_column, id_column)
+    except BaseException:
+        database.close()
+        raise
+    return ExistingTable(database, shown, spec, types)
+
+
+def _spec(
+    target: tuple[str, ...],
+    types: Mapping[str, str],
+    key: Sequence[str],
+    partition_column: str | None,
+    id_column: str | None,
+) -> TableSpec:
+    """Return a spec of the columns that a table is to be checked by."""
     name = ".".join(target)
     found_key = tuple(dict.fromkeys(_column(column, types, name) for column in key))
     partition = None if partition_column is None else _column(partition_column, types, name)
@@ -92,7 +133,7 @@ def open_existing(
     kinds = {column: ColumnType("string") for column in (*found_key, partition, identifier) if column}
     if partition is not None:
         kinds[partition] = _partition_type(types[partition])
-    spec = TableSpec(
+    return TableSpec(
         name=name.replace("/", "_"),
         target=target,
         key=found_key,
@@ -101,11 +142,12 @@ def open_existing(
         partition=partition,
         id_column=identifier,
     )
-    return ExistingTable(database, spec, types)
 
 
 def _look(connection: duckdb.DuckDBPyConnection, target: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the names of the table as they are written in the file, and its columns with their types."""
+    if len(target) > 2:  # noqa: PLR2004 -- schema and table
+        raise UsageError(f"The name of a table is table or schema.table, not {'.'.join(target)!r}.")
     schema = target[-2] if len(target) > 1 else installation.MAIN
     found = rows(
         connection,
@@ -125,12 +167,12 @@ def _look(connection: duckdb.DuckDBPyConnection, target: tuple[str, ...]) -> tup
     shown = ".".join(target)
     near = difflib.get_close_matches(shown, known, n=5, cutoff=0.4)
     raise UsageError(
-        f"There is no table {shown!r} in the file.",
+        f"There is no table {shown!r}.",
         hint=f"Names that come near: {', '.join(near)}." if near else f"It has: {', '.join(known[:20]) or 'none'}.",
     )
 
 
-def _column(name: str, types: dict[str, str], table: str) -> str:
+def _column(name: str, types: Mapping[str, str], table: str) -> str:
     for column in types:
         if column.casefold() == name.casefold():
             return column

@@ -17,6 +17,7 @@ import re
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
@@ -51,6 +52,25 @@ def _thread_lock(path: Path) -> threading.RLock:
         return _threads.setdefault(key, threading.RLock())
 
 
+@dataclass
+class Instance:
+    """A private instance and the thread that it belongs to.
+
+    Attributes:
+        attached: whether something stays attached to it between calls.
+        suspect: whether what is attached has failed and is to be attached again.
+        opened_s: when the block that uses it began, in seconds since the epoch.
+        used_s: when it was last used, by the monotonic clock.
+    """
+
+    connection: duckdb.DuckDBPyConnection
+    thread: threading.Thread
+    attached: bool = False
+    suspect: bool = False
+    opened_s: float = 0.0
+    used_s: float = 0.0
+
+
 class Database:
     """A DuckDB file, and a private instance that it is attached to for a moment at a time."""
 
@@ -58,16 +78,32 @@ class Database:
         self.path = path
         self.busy_timeout_s = busy_timeout_s
         self._local = threading.local()
-        self._instances: list[duckdb.DuckDBPyConnection] = []
+        self._instances: list[Instance] = []
+        self._instances_guard = threading.Lock()
 
     def instance(self) -> duckdb.DuckDBPyConnection:
         """Return this thread's private instance. Temporary tables live here, never in the file."""
-        connection: duckdb.DuckDBPyConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._connect()
-            self._local.connection = connection
-            self._instances.append(connection)
-        return connection
+        return self._mine().connection
+
+    def _mine(self) -> Instance:
+        mine: Instance | None = getattr(self._local, "instance", None)
+        if mine is None:
+            mine = self._inherited()
+            if mine is None:
+                mine = Instance(self._connect(), threading.current_thread())
+                with self._instances_guard:
+                    self._instances.append(mine)
+            self._local.instance = mine
+        return mine
+
+    def _inherited(self) -> Instance | None:
+        """Return the instance of a thread that has ended, if there is one: making one takes long."""
+        with self._instances_guard:
+            for instance in self._instances:
+                if not instance.thread.is_alive():
+                    instance.thread = threading.current_thread()
+                    return instance
+        return None
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         # Nothing is fetched or loaded from elsewhere: a statement that needs more than is built in fails.
@@ -136,13 +172,15 @@ class Database:
             connection.execute(f"DETACH {sql.DATABASE}")
         except duckdb.Error as error:
             logger.warning("onerow.checkpoint_failed", extra={"facts": {"error": str(error)}})
-            self._forget(connection)
+            self._forget()
 
-    def _forget(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def _forget(self) -> None:
         """Close an instance that could not let go of the file; the next use makes a new one."""
-        self._local.connection = None
-        self._instances.remove(connection)
-        connection.close()
+        mine = self._mine()
+        self._local.instance = None
+        with self._instances_guard:
+            self._instances.remove(mine)
+        mine.connection.close()
 
     def _busy(self, error: duckdb.Error) -> WarehouseBusyError:
         match = _HELD.search(str(error))
@@ -172,8 +210,8 @@ class Database:
 
     def close(self) -> None:
         """Close the private instances of all threads."""
-        for connection in self._instances:
-            connection.close()
+        for instance in self._instances:
+            instance.connection.close()
         self._instances.clear()
         self._local = threading.local()
 

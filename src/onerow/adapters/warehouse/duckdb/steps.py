@@ -66,7 +66,8 @@ def raise_fences(
     held = {partition or "": token for partition, token in tokens.items() if token is not None}
     if not held:
         return
-    for partition, fence in rows(connection, control["read_fences"], name, list(held)):
+    fences = rows(connection, control["read_fences"], name, list(held))
+    for partition, fence in fences:
         if fence > held[partition]:
             raise StaleLeaseError(
                 f"A transaction on {name}/{partition} with token {fence} has committed; this one has "
@@ -74,7 +75,8 @@ def raise_fences(
                 fence=fence,
                 hint="Its lease had passed to somebody else; staging is kept. Run it again.",
             )
-    rows(connection, control["delete_fences"], name, list(held))
+    if fences:
+        rows(connection, control["delete_fences"], name, list(held))
     rows(connection, control["insert_fences"], name, list(held), list(held.values()))
 
 

@@ -14,10 +14,12 @@ import duckdb
 from onerow.adapters.warehouse.duckdb import install as installation
 from onerow.adapters.warehouse.duckdb import sql
 from onerow.adapters.warehouse.duckdb.database import rows
+from onerow.adapters.warehouse.ducklake import kept
 from onerow.adapters.warehouse.ducklake.lake import METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from onerow.core.spec import TableSpec
 
@@ -94,15 +96,25 @@ def look(connection: duckdb.DuckDBPyConnection, specs: Sequence[TableSpec]) -> l
                 "clients keep few rows in the catalog instead of files, where deletions are known to be lost; "
                 "`onerow init` switches it off"
             )
-        kept = _kept_in_catalog(connection, identity)
-        if kept:
+        inlined = _kept_in_catalog(connection, identity)
+        if inlined:
             problems.append(
-                f"{kept} rows or deletions are kept in the catalog, where they are known to be lost; write them to "
+                f"{inlined} rows or deletions are kept in the catalog, where they are known to be lost; write them to "
                 f"files with CALL ducklake_flush_inlined_data(...) while nobody writes, then `onerow check`"
             )
         if problems:
             facts.append((f"files of {spec.name}", False, "; ".join(problems)))
     return facts
+
+
+def look_at_folder(root: Path | None) -> list[tuple[str, bool, str]]:
+    """Return what ``doctor`` tells of the folder of a lake's files; None for an object store."""
+    found = [] if root is None else kept.left_over(root)
+    said = (
+        f"{len(found)} processes died in a commit whose end they did not see. What the catalog names of their files "
+        "is there; `onerow gc --apply` removes their second names"
+    )
+    return [("interrupted commits", False, said)] if found else []
 
 
 def _table_id(connection: duckdb.DuckDBPyConnection, schema: str, table: str) -> int | None:
@@ -119,17 +131,17 @@ def _table_id(connection: duckdb.DuckDBPyConnection, schema: str, table: str) ->
 
 def _kept_in_catalog(connection: duckdb.DuckDBPyConnection, table_id: int) -> int:
     """Return how many rows and deletions of a table are kept in the catalog."""
-    inlined = rows(
+    tables = rows(
         connection,
         f"select table_name from {METADATA}.ducklake_inlined_data_tables where table_id = ?",  # noqa: S608
         table_id,
     )
-    names = [name for (name,) in inlined] + [f"ducklake_inlined_delete_{table_id}"]
-    kept = 0
+    names = [name for (name,) in tables] + [f"ducklake_inlined_delete_{table_id}"]
+    total = 0
     for name in names:
         try:
             ((found,),) = rows(connection, f"select count(*) from {METADATA}.{sql.table(name).sql(sql.DIALECT)}")  # noqa: S608
         except duckdb.CatalogException:  # a table of deletions is there once there was one
             continue
-        kept += int(found)
-    return kept
+        total += int(found)
+    return total

@@ -6,8 +6,9 @@ and only its answer was lost: then the catalog names files that are gone, and th
 
 So every file that the transaction has written gets a second name, a hard link, before the commit. If the commit fails
 and is not known to have been refused, the files come back at once: either the catalog names them, or nobody does and
-DuckLake's own clean-up of orphaned files takes them. An object store has no second names: there the bucket's
-versioning is what brings them back.
+DuckLake's own clean-up of orphaned files takes them. A process that dies in between leaves the second names; whoever
+opens the lake next brings back what the catalog names, and ``gc`` removes the names when they are old. An object store
+has no second names: there the bucket's versioning is what brings files back.
 """
 
 from __future__ import annotations
@@ -15,16 +16,21 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 KEPT_NAME: Final = "onerow-kept"
+SUFFIX: Final = ".kept"
+"""Not ``.parquet``: DuckLake's clean-up of orphaned files leaves it alone."""
 CLOCK_MARGIN_S: Final = 3600.0
 """A folder's time may come from a file server with another clock."""
+OLD_S: Final = 6 * 3600.0
+"""Second names of this age belong to no commit that still runs: servers end one that hangs much earlier."""
 
 _WRITTEN = re.compile(r"ducklake-([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f-]+(?:-delete)?\.(?:parquet|puffin)")
 
@@ -42,19 +48,14 @@ class KeptFiles:
         self._folder = root / KEPT_NAME / uuid.uuid4().hex
         self._kept: list[tuple[Path, Path]] = []
         for path in _written_since(folders, since_s):
-            if not self._kept:
-                self._folder.mkdir(parents=True)
-            second = self._folder / f"{len(self._kept)}.kept"
+            second = _second_name(root, self._folder, path)
+            second.parent.mkdir(parents=True, exist_ok=True)
             _link(path, second)
             self._kept.append((path, second))
 
     def restore(self) -> int:
         """Bring back what is gone; return how many files were."""
-        gone = [(path, second) for path, second in self._kept if not path.exists()]
-        for path, second in gone:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _link(second, path)
-        return len(gone)
+        return sum(_bring_back(path, second) for path, second in self._kept)
 
     def forget(self) -> None:
         """Remove the second names."""
@@ -62,11 +63,77 @@ class KeptFiles:
             shutil.rmtree(self._folder)
 
 
+def bring_back_named(root: Path, named: Callable[[Collection[str]], Collection[str]]) -> int:
+    """Bring back files that are gone, of commits that nobody has seen the end of, as far as the catalog names them.
+
+    Args:
+        root: the lake's data.
+        named: of some files' names, those that the catalog knows.
+
+    Returns:
+        how many files were brought back.
+    """
+    gone = {}
+    for folder in _folders(root):
+        for second in folder.rglob(f"*{SUFFIX}"):
+            path = _first_name(root, folder, second)
+            if not path.exists():
+                gone[path.name] = (path, second)
+    return sum(_bring_back(*gone[name]) for name in named(gone)) if gone else 0
+
+
+def left_over(root: Path) -> list[Path]:
+    """Return folders of second names that are too old to belong to a commit that still runs."""
+    youngest_s = time.time() - OLD_S
+    return [folder for folder in _folders(root) if folder.stat().st_mtime < youngest_s]
+
+
+def remove_left_over(root: Path) -> int:
+    """Remove what ``left_over`` returns, after ``bring_back_named``; return how many folders were removed."""
+    found = left_over(root)
+    for folder in found:
+        shutil.rmtree(folder)
+    return len(found)
+
+
+def _folders(root: Path) -> list[Path]:
+    """Return the folders of commits under way and of those that were left behind."""
+    kept = root / KEPT_NAME
+    return sorted(kept.iterdir()) if kept.is_dir() else []
+
+
+def _second_name(root: Path, folder: Path, path: Path) -> Path:
+    """Return the second name of a file, which tells the first: below the lake's data, or anywhere else."""
+    if path.is_relative_to(root):
+        second = folder / "inside" / path.relative_to(root)
+    else:
+        second = folder / "outside" / path.relative_to(path.anchor)
+    return second.with_name(second.name + SUFFIX)
+
+
+def _first_name(root: Path, folder: Path, second: Path) -> Path:
+    where, *rest = second.relative_to(folder).parts
+    return Path(root if where == "inside" else root.anchor, *rest).with_name(second.name.removesuffix(SUFFIX))
+
+
+def _bring_back(path: Path, second: Path) -> bool:
+    """Give a file its first name again; say whether it was gone. Of several that do so one is enough."""
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _link(second, path)
+    return True
+
+
 def _link(path: Path, second: Path) -> None:
     try:
         os.link(path, second)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, second)
+    except FileExistsError:  # somebody else was faster; the file is the same
+        return
+    except OSError:  # a file system without links; whole or not at all
+        made = second.with_name(f"{second.name}.{uuid.uuid4().hex}")
+        shutil.copyfile(path, made)
+        made.rename(second)
 
 
 def _written_since(folders: Iterable[Path], since_s: float) -> Iterator[Path]:

@@ -31,12 +31,13 @@ from onerow.adapters.warehouse.duckdb import sql
 from onerow.adapters.warehouse.duckdb.database import Database, map_error
 from onerow.adapters.warehouse.duckdb.install import schema_of
 from onerow.adapters.warehouse.ducklake import extensions
-from onerow.adapters.warehouse.ducklake.kept import KeptFiles
+from onerow.adapters.warehouse.ducklake.kept import KEPT_NAME, KeptFiles, bring_back_named
 from onerow.errors import ConfigurationError, ConflictError, NotInstalledError, OnerowError, WarehouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
+    from onerow.adapters.warehouse.duckdb.database import Instance
     from onerow.core.spec import TableSpec
 
 logger = logging.getLogger("onerow")
@@ -127,16 +128,31 @@ def _quoted(password: str) -> str:
 
 
 class Lake(Database):
-    """A DuckLake; each thread has an instance with the lake attached."""
+    """A DuckLake; each thread has an instance with the lake attached.
+
+    Args:
+        catalog: where the catalog is.
+        data_path: absolute folder or object store URL of the lake's files.
+        busy_timeout_s: how long to wait for others, in seconds.
+        control_schema: where the control tables are.
+        only_looks: attached so that nothing can be changed, whatever the catalog calls the folder of the files.
+    """
 
     def __init__(
-        self, catalog: Catalog, data_path: str, *, busy_timeout_s: float, control_schema: str = "onerow"
+        self,
+        catalog: Catalog,
+        data_path: str,
+        *,
+        busy_timeout_s: float,
+        control_schema: str = "onerow",
+        only_looks: bool = False,
     ) -> None:
         scratch = catalog.path or Path(tempfile.gettempdir()) / f"onerow-{os.getuid()}"
         super().__init__(scratch, busy_timeout_s=busy_timeout_s)
         self.catalog = catalog
         self.data_path = data_path
         self.create = False
+        self._only_looks = only_looks
         self._control_schema = control_schema
         self._folders: dict[tuple[str, str | None], Path] = {}
 
@@ -166,20 +182,28 @@ class Lake(Database):
             NotInstalledError: there is no lake.
             WarehouseError: it cannot be attached.
         """
-        connection = self.instance()
-        if getattr(self._local, "attached", False) and not self._is_well(connection):
-            self._let_go(connection)
-        if not getattr(self._local, "attached", False):
-            self._attach_lake(connection)
+        mine = self._mine()
+        connection = mine.connection
+        if mine.attached and not self._is_well(mine):
+            self._let_go(mine)
+        if not mine.attached:
+            self._attach_lake(mine)
             try:
                 self._learn_folders(connection)
+                self.bring_back_files(connection)
             except duckdb.Error as error:
                 raise self.map_error(error, f"the lake at {self.catalog.shown} cannot be read") from None
-        self._local.opened_s = time.time()
+            except OSError as error:
+                mine.suspect = True
+                raise WarehouseError(
+                    f"Files of an interrupted commit cannot be brought back: {error}",
+                    hint=f"Their second names are in {self.data_path}/{KEPT_NAME}; see that the folder can be written.",
+                ) from error
+        mine.opened_s = time.time()
         try:
             yield connection
         finally:
-            self._local.used_s = time.monotonic()
+            mine.used_s = time.monotonic()
 
     def commit(self, connection: duckdb.DuckDBPyConnection, *specs: TableSpec) -> None:
         """Commit; if nobody can tell whether it was kept, see that the files that it names are there."""
@@ -191,16 +215,49 @@ class Lake(Database):
             connection.execute("commit")
             return
         folders = {self._folder(self._control_schema, None), *(self._folder(schema, table) for schema, table in tables)}
-        kept = KeptFiles(Path(self.data_path), folders, since_s=self._local.opened_s)
+        kept = KeptFiles(Path(self.data_path), folders, since_s=self._mine().opened_s)
         try:
             connection.execute("commit")
         except duckdb.Error as error:
             if not self.is_conflict(error):
-                restored = kept.restore()
-                logger.warning("onerow.files_restored", extra={"facts": {"files": restored}})
+                self._restore(kept)
+            else:
+                kept.forget()
             raise
-        finally:
-            kept.forget()
+        kept.forget()
+
+    def _restore(self, kept: KeptFiles) -> None:
+        """Bring files back after a commit whose end nobody knows; what fails is tried again at the next opening."""
+        try:
+            restored = kept.restore()
+        except OSError as error:
+            logger.error("onerow.files_not_restored", extra={"facts": {"error": str(error)}})  # noqa: TRY400 -- a fact
+            return
+        logger.warning("onerow.files_restored", extra={"facts": {"files": restored}})
+        kept.forget()
+
+    def bring_back_files(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Bring back files that the catalog names and that a process which died in a commit has left without a name.
+
+        Raises:
+            OSError: they cannot be.
+            duckdb.Error: the catalog cannot be read.
+        """
+        if "://" in self.data_path or self._only_looks:
+            return
+
+        def named(names: Collection[str]) -> set[str]:
+            found = connection.execute(
+                "select name from (select parse_filename(path) as name "  # noqa: S608 -- the names are ours
+                f"from (select path from {METADATA}.ducklake_data_file "
+                f"union all select path from {METADATA}.ducklake_delete_file)) where name in (select unnest(?))",
+                [list(names)],
+            ).fetchall()
+            return {name for (name,) in found}
+
+        restored = bring_back_named(Path(self.data_path), named)
+        if restored:
+            logger.warning("onerow.files_restored", extra={"facts": {"files": restored}})
 
     def _learn_folders(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Read where the tables' files are. Never inside a transaction: it would then have two in the catalog."""
@@ -220,19 +277,19 @@ class Lake(Database):
         key = (schema.lower(), None if table is None else table.lower())
         return self._folders.get(key) or Path(self.data_path) / schema / (table or "")
 
-    def _is_well(self, connection: duckdb.DuckDBPyConnection) -> bool:
+    def _is_well(self, instance: Instance) -> bool:
         """Say whether what is attached can be used; asks only after a failure or a pause."""
-        if getattr(self._local, "suspect", False):
+        if instance.suspect:
             return False
-        if time.monotonic() - self._local.used_s < IDLE_S:
+        if time.monotonic() - instance.used_s < IDLE_S:
             return True
         try:
-            connection.execute(f"select max(snapshot_id) from {METADATA}.ducklake_snapshot").fetchall()  # noqa: S608 -- the name is ours
+            instance.connection.execute(f"select max(snapshot_id) from {METADATA}.ducklake_snapshot").fetchall()  # noqa: S608 -- the name is ours
         except duckdb.Error:
             return False
         return True
 
-    def _attach_lake(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def _attach_lake(self, instance: Instance) -> None:
         catalog = self.catalog
         if catalog.path is not None and not catalog.path.exists():
             if not self.create:
@@ -240,7 +297,7 @@ class Lake(Database):
             catalog.path.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(ATTACH_ATTEMPTS):
             try:
-                connection.execute(self._attach_statement())
+                instance.connection.execute(self._attach_statement())
             except duckdb.Error as error:
                 text = str(error)
                 if _GONE.search(text) and not self.create:
@@ -251,8 +308,7 @@ class Lake(Database):
                 time.sleep(0.05 * (attempt + 1))
             else:
                 break
-        self._local.attached, self._local.suspect = True, False
-        self._local.used_s = time.monotonic()
+        instance.attached, instance.suspect, instance.used_s = True, False, time.monotonic()
 
     def _attach_statement(self) -> str:
         # ATTACH takes no parameters: paths are literals of the tree.
@@ -263,19 +319,19 @@ class Lake(Database):
             f"DATA_PATH {literal(self.data_path)}",
             "DATA_INLINING_ROW_LIMIT 0",
             f"CREATE_IF_NOT_EXISTS {'true' if self.create else 'false'}",
-            *self.catalog.options,
+            *(("READ_ONLY", "OVERRIDE_DATA_PATH true") if self._only_looks else self.catalog.options),
         ]
         return f"ATTACH {literal(f'ducklake:{self.catalog.source}')} AS {sql.DATABASE} ({', '.join(options)})"
 
     def _no_lake(self) -> NotInstalledError:
         return NotInstalledError(f"There is no lake at {self.catalog.shown}.", hint="`onerow init` creates it.")
 
-    def _let_go(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Detach, whatever state it is in; an instance that cannot is closed and replaced at the next use."""
-        self._local.attached = False
+    def _let_go(self, instance: Instance) -> None:
+        """Detach, whatever state it is in."""
+        instance.attached = False
         with suppress(duckdb.Error):
-            connection.execute("rollback")
-        connection.execute(f"DETACH DATABASE IF EXISTS {sql.DATABASE}")
+            instance.connection.execute("rollback")
+        instance.connection.execute(f"DETACH DATABASE IF EXISTS {sql.DATABASE}")
 
     def is_conflict(self, error: duckdb.Error) -> bool:
         """Say whether a transaction lost against another one and certainly has not committed."""
@@ -286,7 +342,7 @@ class Lake(Database):
         text = self.redacted(str(error))
         if self.is_conflict(error):
             return ConflictError(f"{doing}: {_lines(text)}", hint="Nothing of it was committed.")
-        self._local.suspect = True
+        self._mine().suspect = True
         if "does not match existing data path" in text:
             return ConfigurationError(
                 f"{doing}: {_lines(text)}", hint="Write the data_path that the lake was created with."
@@ -306,15 +362,15 @@ class Lake(Database):
 
     def close(self) -> None:
         """Detach from the instances of all threads; some are kept for the next lake of this process."""
-        for connection in self._instances:
-            if not self._keep(connection):
-                connection.close()
+        for instance in self._instances:
+            if not self._keep(instance):
+                instance.connection.close()
         self._instances.clear()
         self._local = threading.local()
 
-    def _keep(self, connection: duckdb.DuckDBPyConnection) -> bool:
+    def _keep(self, instance: Instance) -> bool:
         try:
-            self._let_go(connection)
+            self._let_go(instance)
         except duckdb.Error:
             return False
         key = (os.getpid(), self.catalog.extensions)
@@ -322,7 +378,7 @@ class Lake(Database):
             waiting = _idle.setdefault(key, [])
             if len(waiting) >= MAX_IDLE_INSTANCES:
                 return False
-            waiting.append(connection)
+            waiting.append(instance.connection)
         return True
 
 

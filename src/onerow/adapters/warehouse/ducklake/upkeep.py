@@ -140,3 +140,8 @@ def snapshot_lines(snapshots: int, files: int) -> Sequence[str]:
     if files:
         lines.append(f"{files} files that no snapshot has named for {SNAPSHOT_RETENTION_DAYS} days to remove")
     return lines
+
+
+def kept_lines(folders: int) -> Sequence[str]:
+    """Return what is to be said of second names that interrupted commits have left."""
+    return [f"second names of the files of {folders} interrupted commits to remove"] if folders else []

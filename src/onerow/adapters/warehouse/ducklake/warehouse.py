@@ -16,7 +16,7 @@ from onerow.adapters.warehouse.duckdb.guarded import Interventions, rollback
 from onerow.adapters.warehouse.duckdb.merge import Transaction
 from onerow.adapters.warehouse.duckdb.versions import VersionsTransaction
 from onerow.adapters.warehouse.duckdb.warehouse import BUSY_TIMEOUT_S, EmbeddedWarehouse
-from onerow.adapters.warehouse.ducklake import doctor, upkeep
+from onerow.adapters.warehouse.ducklake import doctor, kept, upkeep
 from onerow.adapters.warehouse.ducklake.lake import Lake, catalog_of
 from onerow.core.plans import Committed, Refused, Unknown
 from onerow.errors import ConflictError, NotInstalledError, OnerowError
@@ -39,15 +39,18 @@ MAX_BACKOFF_S: Final = 1.0
 
 _T = TypeVar("_T")
 
+MAX_PARTITIONS: Final = 100
+"""Each is a file and some rows of the catalog: a commit of 100 takes half a second, which others wait for."""
+
 CAPABILITIES: Final = Capabilities(
     commit_domain="table",
-    max_partitions=400,
+    max_partitions=MAX_PARTITIONS,
     max_rows=5_000_000,
     modes=frozenset({"upsert", "versions"}),
 )
 CAPABILITIES_OF_A_FILE: Final = Capabilities(
     commit_domain="file",
-    max_partitions=400,
+    max_partitions=MAX_PARTITIONS,
     max_rows=5_000_000,
     modes=frozenset({"upsert", "versions"}),
 )
@@ -93,6 +96,7 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
         interventions: type[LakeInterventions] = LakeInterventions,
     ) -> None:
         place = catalog_of(catalog, busy_timeout_s=busy_timeout_s)
+        self._folder = None if "://" in data_path else Path(data_path)
         self._lake = Lake(place, data_path, control_schema=control_schema, busy_timeout_s=busy_timeout_s)
         super().__init__(
             self._lake,
@@ -208,9 +212,10 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
             return facts
         try:
             with self._read() as connection:
-                return [*facts, *doctor.look(connection, specs)]
+                facts += doctor.look(connection, specs)
         except OnerowError as error:
             return [*facts, ("lake", False, str(error))]
+        return [*facts, *doctor.look_at_folder(self._folder)]
 
     def upkeep(self, specs: Sequence[TableSpec], *, apply: bool) -> Sequence[str]:
         """Merge small files, rewrite heavily deleted ones, forget old snapshots and remove their files."""
@@ -225,7 +230,12 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
             if apply and snapshots:
                 upkeep.expire(connection)
             files = upkeep.remove_files(connection) if apply else upkeep.old_files(connection)
-        return [*lines, *upkeep.snapshot_lines(snapshots, files)]
+            lines += upkeep.snapshot_lines(snapshots, files)
+            if self._folder is not None:
+                self._lake.bring_back_files(connection)
+                left = kept.remove_left_over(self._folder) if apply else len(kept.left_over(self._folder))
+                lines += upkeep.kept_lines(left)
+        return lines
 
     def _tables_of(self, spec: TableSpec) -> list[tuple[str, str]]:
         """Return the target and the control table that is written as often."""

@@ -11,13 +11,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from onerow.adapters.postgresql.connection import row, rows, run
+from onerow.adapters.postgresql.connection import row, rows, run, together
 from onerow.adapters.warehouse.postgresql import steps
 from onerow.adapters.warehouse.postgresql.layout import check_rows, data_number, staging_table
 from onerow.adapters.warehouse.postgresql.repair import Repair, repair_for_merge
 from onerow.adapters.warehouse.postgresql.statements import Statements, of_parts
 from onerow.adapters.warehouse.postgresql.steps import name_of
-from onerow.adapters.warehouse.postgresql.target import describe, holds_key
+from onerow.adapters.warehouse.postgresql.target import describe, holds, unique_indexes
 from onerow.core.partitions import decode_partition
 from onerow.core.plans import AlreadyMerged, MergeCounts, Refused
 from onerow.errors import (
@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from onerow.core.partitions import PartitionValue
     from onerow.core.plans import MergePlan
     from onerow.core.spec import TableSpec
+
+FEW_ROWS = 1000
+"""So many are met with the target by its index, which is what the planner does without statistics of them."""
+TELLS_MERGED = 170_000
+"""The first version whose MERGE tells what became of each row."""
 
 
 class RefusedError(Exception):
@@ -102,14 +107,18 @@ def prepare(connection: Connection, plan: MergePlan, *, control_schema: str) -> 
     statements = Statements(spec, target, values)
     source = staging_table(control_schema, spec.name)
     parts = of_parts(spec, _groups(plan))
-    run(connection, statements.render("stage", source=source, parts=parts))
-    run(connection, statements["analyze"])
+    count = statements["count_staged"], ()
+    few = sum(task.rows_staged for task in plan.tasks) <= FEW_ROWS
+    steps = [(statements.render("stage", source=source, parts=parts), ())]
+    *_, counted = together(connection, *steps, *([] if few else [(statements["analyze"], ())]), count)
     tallies = {task.partition: Tally(task.rows_staged) for task in plan.tasks}
     found: dict[str | None, int] = {}
     patterns = []
-    for value, pattern, count in rows(connection, statements["count_staged"]):
-        found[name_of(spec, value)] = found.get(name_of(spec, value), 0) + count
+    repeated = 0
+    for value, pattern, staged, repeated_keys in counted.fetchall():
+        found[name_of(spec, value)] = found.get(name_of(spec, value), 0) + staged
         patterns.append(pattern)
+        repeated += repeated_keys
     if found != {name: tally.staged for name, tally in tallies.items()}:
         check_rows(connection, control_schema, plan.parts)
         raise PartCorruptError(
@@ -120,11 +129,11 @@ def prepare(connection: Connection, plan: MergePlan, *, control_schema: str) -> 
     statements.patterns = list(dict.fromkeys(patterns))
     for name, tally in tallies.items():
         tally.winners = found[name]
-    (repeated,) = row(connection, statements["find_repeated"])
     if repeated:
-        run(connection, statements["collect_losers"])
-        dropped = run(connection, statements["drop_losers"])
-        for value, losers in rows(connection, statements["count_losers"]):
+        names = ("collect_losers", "drop_losers", "count_losers")
+        _, deleted, lost = together(connection, *((statements[name], ()) for name in names))
+        dropped = deleted.rowcount
+        for value, losers in lost.fetchall():
             tallies[name_of(spec, value)].winners -= losers
             dropped -= losers
         if dropped:
@@ -237,14 +246,38 @@ class Transaction:
 
     def merge(self) -> None:
         """Meet the target and change it; the tallies hold the counts afterwards."""
+        if self.prepared.beaten:
+            for value, beaten, unchanged in rows(self.connection, self.statements["count_beaten"]):
+                tally = self._tally(value)
+                tally.beaten, tally.beaten_unchanged = beaten, unchanged
+        if self.connection.info.server_version >= TELLS_MERGED:
+            self._merge_and_tell()
+        else:
+            self._count_and_merge()
+
+    def _merge_and_tell(self) -> None:
+        """Count what the merge tells; only where it left rows alone, the target is met again, to see why."""
+        statements, tallies = self.statements, self.prepared.tallies
+        merges = [(statements.merge_and_tell(pattern), ()) for pattern in statements.patterns]
+        inserted = dict.fromkeys(tallies, 0)
+        for told in together(self.connection, *merges):
+            for value, new, updated in told.fetchall():
+                inserted[name_of(self.plan.spec, value)] += new
+                self._tally(value).updated += updated
+        if all(tally.inserted == inserted[name] for name, tally in tallies.items()):
+            return
+        for value, found, newer, same in rows(self.connection, statements["count_outcomes"]):
+            tally, new = self._tally(value), inserted[name_of(self.plan.spec, value)]
+            tally.older = found - newer - same
+            tally.tied = same - new - tally.updated
+        for name, tally in tallies.items():
+            self._expect("rows inserted", inserted[name], tally.inserted)
+
+    def _count_and_merge(self) -> None:
         statements, tallies = self.statements, self.prepared.tallies
         for value, found, newer, tied in rows(self.connection, statements["count_outcomes"]):
             tally = self._tally(value)
             tally.updated, tally.tied, tally.older = newer, tied, found - newer - tied
-        if self.prepared.beaten:
-            for value, beaten, unchanged in rows(self.connection, statements["count_beaten"]):
-                tally = self._tally(value)
-                tally.beaten, tally.beaten_unchanged = beaten, unchanged
         written = sum(
             run(self.connection, statements.of_pattern("merge", pattern)) for pattern in statements.patterns
         )
@@ -256,12 +289,14 @@ class Transaction:
         Where a unique index of the engine holds the key, one row per key is what it proves; it is looked up again
         now, when it can no longer be dropped before our commit. Else all keys of the partitions are counted.
         """
-        if not (self.statements.target.enforced and holds_key(self.connection, self.plan.spec)):
+        staged = self.statements["verify_staged"], ()
+        unique, found = together(self.connection, unique_indexes(self.plan.spec), staged)
+        if not (self.statements.target.enforced and holds(self.plan.spec, unique.fetchall())):
             (doubled,) = row(self.connection, self.statements["verify_keys"])
             if doubled:
                 self.refuse_duplicates()
         self._verify_counts(counts)
-        present, older = row(self.connection, self.statements["verify_staged"])
+        ((present, older),) = found.fetchall()
         self._expect(
             "staged keys in the table", present, sum(tally.winners for tally in self.prepared.tallies.values())
         )
@@ -282,14 +317,6 @@ class Transaction:
             for task in plan.tasks
             for part_id in task.part_ids
         ]
-        run(
-            self.connection,
-            self.control["insert_ledger"],
-            plan.spec.name,
-            plan.batch,
-            plan.consolidation,
-            *(list(values) for values in zip(*entries, strict=True)),
-        )
         history = [
             (
                 task.partition,
@@ -299,6 +326,8 @@ class Transaction:
             )
             for task in plan.tasks
         ]
+        parts = (list(values) for values in zip(*entries, strict=True))
+        ledger = (plan.spec.name, plan.batch, plan.consolidation, *parts)
         steps.write_history(
             self.connection,
             self.control,
@@ -312,6 +341,7 @@ class Transaction:
             holder=plan.holder,
             merge_s=self.merge_s,
             verify_s=self.verify_s,
+            beside=(self.control["insert_ledger"], ledger),
         )
 
     def refuse_duplicates(self) -> None:
@@ -347,6 +377,10 @@ def duplicates_refusal(spec: TableSpec, found: Sequence[tuple[Any, ...]], what: 
 def refuse(error: OnerowError) -> NoReturn:
     """End the transaction as one that trying again does not cure."""
     raise RefusedError(Refused("failed", error))
+
+
+def _columns(found: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(values) for values in zip(*found, strict=True)]
 
 
 def _value(spec: TableSpec, name: str | None) -> PartitionValue:

@@ -88,6 +88,12 @@ class Statements:
         pieces = {**self._pieces, "wanted": sql.Literal(pattern), "same_key": self._same_key(pattern)}
         return self._template(name).format(**pieces)
 
+    def merge_and_tell(self, pattern: int) -> sql.Composed:
+        """Return the merge of the keys whose NULLs are those of ``pattern``, which tells what it did by partition."""
+        return self._template("merge_and_tell").format(
+            merge=self.of_pattern("merge", pattern), partition_of_target=_partition(self.spec, "t")
+        )
+
     def _template(self, name: str) -> sql.SQL:
         if self.spec.mode == "versions":
             return sql.templates("versions.sql").get(name) or sql.templates("merge.sql")[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from onerow.adapters.postgresql.connection import rows, run
+from onerow.adapters.postgresql.connection import run, together
 from onerow.core.partitions import encode_partition
 from onerow.errors import DuplicatesError, LockStoreMismatchError, NotInstalledError, StaleLeaseError
 
@@ -62,9 +62,13 @@ def take_guards(
         LockStoreMismatchError: the table is used with another lock store.
     """
     names = [partition or "" for partition in partitions]
-    changed = run(connection, control["change_guards"], name, names)
-    run(connection, control["share_table"], control_schema, name)
-    found = rows(connection, control["read_table"], name)
+    guards, _, table = together(
+        connection,
+        (control["change_guards"], (name, names)),
+        (control["share_table"], (control_schema, name)),
+        (control["read_table"], (name,)),
+    )
+    changed, found = guards.rowcount, table.fetchall()
     if changed != len(names) or not found:
         raise NotInstalledError(
             f"The table {name!r} has {changed} guard rows for {len(names)} partitions.", hint="Run `onerow init`."
@@ -83,13 +87,21 @@ def raise_fences(
 ) -> None:
     """Compare tokens with the fences of their partitions and raise these; None is no token.
 
+    A fence above the token is written over in the same round trip; the refusal rolls it back.
+
     Raises:
         StaleLeaseError: a higher token has committed for one of them.
     """
     held = {partition or "": token for partition, token in tokens.items() if token is not None}
     if not held:
         return
-    for partition, fence in rows(connection, control["read_fences"], name, list(held)):
+    fences, *_ = together(
+        connection,
+        (control["read_fences"], (name, list(held))),
+        (control["delete_fences"], (name, list(held))),
+        (control["insert_fences"], (name, list(held), list(held.values()))),
+    )
+    for partition, fence in fences.fetchall():
         if fence > held[partition]:
             raise StaleLeaseError(
                 f"A transaction on {name}/{partition} with token {fence} has committed; this one has "
@@ -97,8 +109,6 @@ def raise_fences(
                 fence=fence,
                 hint="Its lease had passed to somebody else; staging is kept. Run it again.",
             )
-    run(connection, control["delete_fences"], name, list(held))
-    run(connection, control["insert_fences"], name, list(held), list(held.values()))
 
 
 def write_history(
@@ -116,14 +126,12 @@ def write_history(
     merge_s: float = 0.0,
     verify_s: float = 0.0,
     reason: str = "",
+    beside: tuple[sql.Composed, Sequence[object]] | None = None,
 ) -> None:
-    """Write entries of one transaction into the history, one a partition."""
-    run(
-        connection,
-        control["insert_history"],
-        *(action, table, batch, run_id, attempt, unlocked, holder, merge_s, verify_s, reason),
-        *(list(values) for values in zip(*entries, strict=True)),
-    )
+    """Write entries of one transaction into the history, one a partition; ``beside`` runs in the same round trip."""
+    about = (action, table, batch, run_id, attempt, unlocked, holder, merge_s, verify_s, reason)
+    history = (control["insert_history"], (*about, *(list(values) for values in zip(*entries, strict=True))))
+    together(connection, *(() if beside is None else (beside,)), history)
 
 
 def name_of(spec: TableSpec, value: Any) -> str | None:
