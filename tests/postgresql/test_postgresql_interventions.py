@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from onerow.errors import (
     RowRefusedError,
     UsageError,
     VerificationError,
+    WarehouseError,
 )
 from onerow.ports.warehouse import RepairRequest
 from onerow.testing.conformance.asking import raises
@@ -164,6 +166,41 @@ def test_a_session_that_is_ended_before_the_commit_keeps_nothing(harness):
     with raises(ConflictError):
         run_block(harness, intervention(harness, "guarded"), block)
     assert_table(harness, [])
+
+
+def test_a_block_that_is_silent_for_a_lease_is_thrown_out(harness):
+    """A frozen process must not keep the guard; what it wakes up to is a lost transaction."""
+    harness.lease_s = 0.2
+
+    def block(tx):
+        insert(tx, a_row())
+        time.sleep(0.6)
+        tx.execute("select 1")
+
+    with raises(ConflictError) as caught:
+        run_block(harness, intervention(harness, "guarded"), block)
+    assert "nothing was committed" in caught.error.hint.lower()
+    assert_table(harness, [])
+
+
+def test_a_statement_that_somebody_cancels_is_no_lost_lease(harness):
+    def block(tx):
+        insert(tx, a_row())
+        tx.execute("select pg_cancel_backend(pg_backend_pid()), pg_sleep(5)")
+
+    with raises(WarehouseError) as caught:
+        run_block(harness, intervention(harness, "guarded"), block)
+    assert "57014" in caught.error.message
+    assert_table(harness, [])
+
+
+def test_a_block_that_waits_too_long_for_a_lock_is_told_who_has_it(harness):
+    harness.busy_timeout_s = 0.4
+    with psycopg.connect(harness.url, application_name="in the way") as other:
+        other.execute("lock table props in access exclusive mode")
+        with raises(ConflictError) as caught:
+            run_block(harness, intervention(harness, "guarded"), lambda tx: insert(tx, a_row()))
+    assert "in the way" in caught.error.message
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -26,7 +26,6 @@ from onerow.core.repairs import explained_change
 from onerow.errors import (
     ConflictError,
     DuplicatesError,
-    LeaseLostError,
     OnerowError,
     OutcomeUnknownError,
     UsageError,
@@ -232,9 +231,7 @@ class Interventions:
                     f"The connection was lost while the commit was under way: {told(error)}."
                 ) from error
             rollback(connection)
-            with self.errors(work, cancellation, None):
-                raise
-            raise
+            raise self._mapped(error, work, cancellation, None) from error
         if answer != "COMMIT":  # the server rolls an aborted transaction back without an error
             raise ConflictError("The commit was not kept.", hint="Nothing was changed; run it again.")
 
@@ -258,18 +255,22 @@ class Interventions:
         try:
             yield
         except psycopg.Error as error:
-            failure = classify(error)
-            if failure == "cancelled":
-                cancellation.raise_if_cancelled()
-                raise LeaseLostError("The transaction was interrupted; nothing was committed.") from error
-            if failure == "busy" and lookout is not None:
-                raise ConflictError(self._sessions.busy(lookout).message, hint="Nothing was committed.") from error
-            if failure == "duplicate":
-                raise _duplicate(error, work) from error
-            mapped = map_error(error, "the statement failed")
-            if failure in {"conflict", "lost", "busy"}:
-                raise ConflictError(mapped.message, hint="Nothing was committed; run it again.") from error
-            raise mapped from error
+            raise self._mapped(error, work, cancellation, lookout) from error
+
+    def _mapped(
+        self, error: psycopg.Error, work: Intervention, cancellation: Cancellation, lookout: Lookout | None
+    ) -> OnerowError:
+        failure = classify(error)
+        if failure == "cancelled":
+            cancellation.raise_if_cancelled()  # else it was a time-out, or somebody by hand
+        if failure == "duplicate":
+            return _duplicate(error, work)
+        mapped = map_error(error, "the statement failed")
+        if failure == "busy" and lookout is not None:
+            mapped = self._sessions.busy(lookout)
+        if failure in {"conflict", "lost", "busy"}:
+            return ConflictError(mapped.message, hint="Nothing was committed; run it again.")
+        return mapped
 
     @contextmanager
     def working(self, work: Intervention, cancellation: Cancellation) -> Iterator[OpenIntervention]:
