@@ -248,6 +248,10 @@ def test_a_table_of_removed_rows_that_cannot_keep_them_as_they_are_is_refused(ha
         repair(harness, intervention(harness, "dedupe"))
     assert "numeric(8,1)" in caught.error.message
     assert_table(harness, [OLD, NEW])
+    harness.installed()  # it is empty, so its column can be made anew
+    repair(harness, intervention(harness, "dedupe"))
+    assert removed_rows(harness) == [OLD]
+    owner(harness, "alter table props_removed_duplicates alter column line type numeric(8, 1)")
     with raises(ConfigurationError):
         harness.installed()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from onerow.adapters.postgresql.connection import run
+from onerow.adapters.postgresql.connection import row, run
 from onerow.adapters.warehouse.postgresql import sql
 from onerow.adapters.warehouse.postgresql.target import find_columns, related_name, related_table, schema_of
 from onerow.errors import ConfigurationError, NotInstalledError
@@ -38,6 +38,8 @@ def removed_table(spec: TableSpec) -> sql.Identifier:
 def install_removed(connection: Connection, spec: TableSpec, columns: Sequence[TargetColumn]) -> list[str]:
     """Create the table of moved rows, or the columns that were declared since; return lines for people.
 
+    A column whose type has changed in the target gets the new one as long as no moved rows are kept.
+
     Args:
         connection: inside the transaction of the install.
         spec: the table.
@@ -61,8 +63,7 @@ def install_removed(connection: Connection, spec: TableSpec, columns: Sequence[T
             f"The table {name} is there, but it is not what onerow keeps removed rows in.",
             hint="Nothing was created. Rename that table.",
         )
-    _check_types(name, there, wanted)
-    made = []
+    made = _retype(connection, spec, there, wanted)
     for column, (_, kind) in wanted.items():
         if column not in known:
             run(connection, sql.SQL("alter table {} add column {} {}").format(table, sql.column(column), kind))
@@ -98,6 +99,26 @@ def check_removed(connection: Connection, spec: TableSpec, columns: Sequence[Tar
 
 def _told(spec: TableSpec) -> str:
     return ".".join((*spec.target[:-1], removed_name(spec)))
+
+
+def _retype(
+    connection: Connection, spec: TableSpec, there: Sequence[TargetColumn], wanted: dict[str, tuple[str, sql.Piece]]
+) -> list[str]:
+    others = [column.name for column in there if wanted.get(column.name, (column.type_text,))[0] != column.type_text]
+    if not others:
+        return []
+    table = removed_table(spec)
+    (kept,) = row(connection, sql.SQL("select exists (select from {})").format(table))
+    if kept:
+        _check_types(_told(spec), there, wanted)
+    for column in others:
+        run(
+            connection,
+            sql.SQL("alter table {table} drop column {name}, add column {name} {kind}").format(
+                table=table, name=sql.column(column), kind=wanted[column][1]
+            ),
+        )
+    return [f"type of {_told(spec)}.{column}" for column in others]
 
 
 def _lacking(spec: TableSpec, there: Sequence[TargetColumn]) -> list[str]:
