@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onerow.errors import OnerowError
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+RawCursor: TypeAlias = psycopg.RawCursor[tuple[Any, ...]]
 Statement: TypeAlias = LiteralString | sql.SQL | sql.Composed
 
 CONNECT_TIMEOUT_S: Final = 10
@@ -145,10 +146,11 @@ def _has_news(connection: Connection) -> bool:
     return bool(readable)
 
 
-def begin(connection: Connection, *, settings: Mapping[str, str]) -> None:
+def begin(connection: Connection, *, settings: Mapping[str, str], heavy: bool = False) -> None:
     """Begin a transaction in which every statement sees what is committed when it begins.
 
-    A commit is durable on this server whatever the database's default is. ``settings`` hold for this transaction.
+    A commit is durable on this server whatever the database's default is. ``settings`` hold for this transaction;
+    ``heavy`` is one with large joins, which gets at least 64 MB for each.
     """
     wanted = sql.SQL(", ").join(
         sql.SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
@@ -158,7 +160,11 @@ def begin(connection: Connection, *, settings: Mapping[str, str]) -> None:
         "set_config('synchronous_commit', case current_setting('synchronous_commit') when 'off' then 'on' "
         "else current_setting('synchronous_commit') end, true)"
     )
-    pieces = [durable, wanted] if settings else [durable]
+    memory = sql.SQL(
+        "set_config('work_mem', case when pg_size_bytes(current_setting('work_mem')) < 67108864 then '64MB' "
+        "else current_setting('work_mem') end, true)"
+    )
+    pieces = [durable, *([wanted] if settings else []), *([memory] if heavy else [])]
     connection.execute(
         sql.SQL("begin isolation level read committed read write; select {}").format(sql.SQL(", ").join(pieces))
     )
@@ -187,6 +193,24 @@ def row(connection: Connection, statement: Statement, *values: object) -> tuple[
 def run(connection: Connection, statement: Statement, *values: object) -> int:
     """Run a statement and return how many rows it has changed."""
     return psycopg.RawCursor(connection).execute(statement, values or None).rowcount
+
+
+def together(connection: Connection, *questions: tuple[Statement, Sequence[object]]) -> list[RawCursor]:
+    """Run statements in one round trip, one after the other; each sees what is committed when it begins.
+
+    Inside a transaction only: outside of one the server would make one of them all.
+
+    Returns:
+        The cursors, with the rows or the number of rows of each statement.
+
+    Raises:
+        psycopg.Error: the first that failed; those behind it were not run.
+    """
+    with connection.pipeline():
+        return [
+            psycopg.RawCursor(connection).execute(statement, tuple(values), binary=True)
+            for statement, values in questions
+        ]
 
 
 def application_name(*words: str) -> str:

@@ -138,7 +138,7 @@ def open_shaken(settings: Settings, options: Options, *, worker: int, accidents:
     warehouse = switch_off(store.ports.warehouse, options.without & {"guard", "token"})
     watched = WatchedWarehouse(warehouse, accidents, linger_s=options.linger_s)
     if "lease_check" in options.without:  # in this process alone: the holder never notices that its lease is gone
-        HeldLeases.raise_if_cancelled = _nothing  # type: ignore[method-assign]
+        setattr(HeldLeases, HeldLeases.raise_if_cancelled.__name__, _nothing)
     leases = store.ports.leases
     leases.settings = replace(leases.settings, turn_duration_s=options.lease_s)
     return Store(

@@ -186,11 +186,13 @@ class PlainHand:
     def __init__(self, task: Task, journal: Journal) -> None:
         self._task = task
         self._journal = journal
-        self._merger = PlainMerge(bare_of(task.settings, task.table), task.folder / "plain")
+        self._bare = bare_of(task.settings, task.table)
+        self._merger = PlainMerge(self._bare, task.folder / "plain")
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Every step opens what it needs."""
+        """Have the engine open, where it stays so."""
+        self._bare.rows()
         yield
 
     def do(self, planned: Step) -> None:

@@ -185,6 +185,14 @@ class WarehouseHarness(ABC):
     def damage_data(self, part: PartManifest) -> None:
         """Let a part's data be something else than its manifest promises."""
 
+    def let_go_of_key(self, spec: TableSpec) -> None:
+        """Have the engine hold the key no longer, as somebody does who drops its index.
+
+        Raises:
+            NotImplementedError: the engine holds no key.
+        """
+        raise NotImplementedError(f"{type(self).__name__} holds no key of {spec.name!r}")
+
     def snapshot(self) -> object:
         """Return a backup of the whole warehouse, its control tables included; the part store is not part of it.
 

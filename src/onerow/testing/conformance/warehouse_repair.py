@@ -54,8 +54,18 @@ OLD, NEW = a_row(id="old"), a_row(id="new", created_at=at(60))
 
 
 def plant(harness: WarehouseHarness, rows: Sequence[Row]) -> None:
-    """Put rows into the table that break the rule, as somebody does who does not use onerow."""
-    harness.foreign_insert(harness.spec, rows)
+    """Put rows into the table that break the rule, as somebody does who does not use onerow.
+
+    Where the engine holds the key and refuses them, its index was dropped before.
+    """
+    if harness.second_row_raises is None:
+        harness.foreign_insert(harness.spec, rows)
+        return
+    try:
+        harness.foreign_insert(harness.spec, rows)
+    except harness.second_row_raises:
+        harness.let_go_of_key(harness.spec)
+        harness.foreign_insert(harness.spec, rows)
 
 
 def intervention(

@@ -174,7 +174,14 @@ from unnest(
 
 -- name: read_committed
 select partition, rows_staged, rows_inserted, rows_updated, rows_unchanged, rows_superseded, merge_s, verify_s
-from {history} where table_name = $1 and consolidation = $2 and attempt = $3::integer;
+from {history} where table_name = $1 and consolidation = $2 and attempt = $3::integer and action = 'consolidate';
+
+-- name: read_interventions
+select partition, rows_superseded from {history}
+where table_name = $1 and consolidation = $2 and attempt = $3::integer and action = $4;
+
+-- name: read_only_batches
+select distinct batch from {ledger} where table_name = $1 and partition is not distinct from $2 limit 2;
 
 -- name: read_merged
 select part_id, partition from {ledger} where table_name = $1 and batch = $2;
@@ -191,7 +198,7 @@ order by committed_at desc, entry desc limit $3::bigint;
 
 -- name: read_inserted
 select partition, sum(rows_inserted)::bigint from {history}
-where table_name = $1 and action in ('consolidate') group by partition;
+where table_name = $1 group by partition;
 
 -- name: read_control_tables
 select c.relname from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace

@@ -10,6 +10,7 @@ from onerow.adapters.warehouse.postgresql import sql
 from onerow.adapters.warehouse.postgresql.control import CONTROL_TABLES
 from onerow.adapters.warehouse.postgresql.layout import staging_name, staging_table, staging_type
 from onerow.adapters.warehouse.postgresql.numbering import take_into_versions
+from onerow.adapters.warehouse.postgresql.removed import install_removed, removed_name
 from onerow.adapters.warehouse.postgresql.target import (
     find_columns,
     holds_key,
@@ -84,6 +85,7 @@ def install(
         elif spec.enforce or not found or (known[0][1] == "created" and _enters_versions(spec, found)):
             made += _enforce(connection, spec)
         columns, _ = find_columns(connection, schema_of(spec), spec.target[-1])
+        made += install_removed(connection, spec, columns)
         made += install_views(connection, spec, columns)
     return made
 
@@ -129,6 +131,8 @@ def _install_staging(connection: Connection, spec: TableSpec, control_schema: st
     if not found:
         part = sql.column(sql.PART)
         run(connection, sql.SQL("create table {} ({} bigint not null, {})").format(table, part, columns))
+        # Measured with a million rows of other parts: 15 parts of 40 rows are read in 0.5 ms (no index: 250 ms, BRIN:
+        # as long), and copying 100,000 rows takes 7 % longer.
         run(connection, sql.SQL("create index on {} ({})").format(table, part))
         return [f"staging table {control_schema}.{name}"]
     made = []
@@ -263,7 +267,7 @@ def _check_names(spec: TableSpec) -> None:
         raise ConfigurationError(
             f"Table {spec.name!r}: a target in PostgreSQL is table or schema.table, not {'.'.join(spec.target)!r}."
         )
-    for name in (*spec.target, *(column.name for column in spec.stored_columns)):
+    for name in (*spec.target, removed_name(spec), *(column.name for column in spec.stored_columns)):
         if len(name.encode()) > MAX_NAME_BYTES:
             raise ConfigurationError(
                 f"Table {spec.name!r}: the name {name!r} is longer than {MAX_NAME_BYTES} bytes, which is all that "

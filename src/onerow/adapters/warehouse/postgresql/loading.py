@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 import adbc_driver_manager
 import psycopg
 import pyarrow as pa
-from adbc_driver_postgresql import dbapi as adbc
 
 from onerow.adapters.postgresql.connection import begin, milliseconds, rollback
 from onerow.adapters.postgresql.sqlstate import HINTS, classify_code, told
@@ -159,7 +158,7 @@ class Loaders:
                 if self._process != os.getpid():  # a fork: these are the parent's
                     self._idle, self._process = [], os.getpid()
                 kept = self._idle.pop() if self._idle else None
-            opened = kept or adbc.connect(self._url, autocommit=True)
+            opened = kept or _connect(self._url)
             try:
                 opened.adbc_connection.set_autocommit(False)
                 with opened.cursor() as cursor:
@@ -189,6 +188,12 @@ def staging_errors(doing: str) -> Iterator[None]:
         raise _error(doing, told(error), error.sqlstate) from error
     except adbc_driver_manager.Error as error:
         raise _error(doing, str(error).splitlines()[0], error.sqlstate) from error
+
+
+def _connect(url: str) -> Any:
+    from adbc_driver_postgresql import dbapi  # noqa: PLC0415 -- it brings pandas along, some 0.3 s; small parts need none
+
+    return dbapi.connect(url, autocommit=True)
 
 
 def _error(doing: str, text: str, code: str | None) -> NotInstalledError | StagingError:

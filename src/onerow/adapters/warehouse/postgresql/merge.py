@@ -11,16 +11,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from onerow.adapters.postgresql.connection import row, rows, run
+from onerow.adapters.postgresql.connection import row, rows, run, together
+from onerow.adapters.warehouse.postgresql import steps
 from onerow.adapters.warehouse.postgresql.layout import check_rows, data_number, staging_table
+from onerow.adapters.warehouse.postgresql.repair import Repair, repair_for_merge
 from onerow.adapters.warehouse.postgresql.statements import Statements, of_parts
-from onerow.adapters.warehouse.postgresql.target import describe, holds_key
-from onerow.core.partitions import decode_partition, encode_partition
+from onerow.adapters.warehouse.postgresql.steps import name_of
+from onerow.adapters.warehouse.postgresql.target import describe, holds, unique_indexes
+from onerow.core.partitions import decode_partition
 from onerow.core.plans import AlreadyMerged, MergeCounts, Refused
 from onerow.errors import (
-    DuplicatesError,
-    LockStoreMismatchError,
-    NotInstalledError,
     OnerowError,
     PartCorruptError,
     StaleLeaseError,
@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from onerow.core.plans import MergePlan
     from onerow.core.spec import TableSpec
 
-MAX_NAMED_KEYS = 10
+FEW_ROWS = 1000
+"""So many are met with the target by its index, which is what the planner does without statistics of them."""
+TELLS_MERGED = 170_000
+"""The first version whose MERGE tells what became of each row."""
 
 
 class RefusedError(Exception):
@@ -104,10 +107,18 @@ def prepare(connection: Connection, plan: MergePlan, *, control_schema: str) -> 
     statements = Statements(spec, target, values)
     source = staging_table(control_schema, spec.name)
     parts = of_parts(spec, _groups(plan))
-    run(connection, statements.render("stage", source=source, parts=parts))
-    run(connection, statements["analyze"])
+    count = statements["count_staged"], ()
+    few = sum(task.rows_staged for task in plan.tasks) <= FEW_ROWS
+    steps = [(statements.render("stage", source=source, parts=parts), ())]
+    *_, counted = together(connection, *steps, *([] if few else [(statements["analyze"], ())]), count)
     tallies = {task.partition: Tally(task.rows_staged) for task in plan.tasks}
-    found = {name_of(spec, value): count for value, count in rows(connection, statements["count_staged"])}
+    found: dict[str | None, int] = {}
+    patterns = []
+    repeated = 0
+    for value, pattern, staged, repeated_keys in counted.fetchall():
+        found[name_of(spec, value)] = found.get(name_of(spec, value), 0) + staged
+        patterns.append(pattern)
+        repeated += repeated_keys
     if found != {name: tally.staged for name, tally in tallies.items()}:
         check_rows(connection, control_schema, plan.parts)
         raise PartCorruptError(
@@ -115,14 +126,14 @@ def prepare(connection: Connection, plan: MergePlan, *, control_schema: str) -> 
             "manifests say.",
             hint="Nothing was merged. Have the workers stage their rows again.",
         )
-    statements.patterns = [pattern for pattern, _ in rows(connection, statements["count_patterns"])]
+    statements.patterns = list(dict.fromkeys(patterns))
     for name, tally in tallies.items():
         tally.winners = found[name]
-    (repeated,) = row(connection, statements["find_repeated"])
     if repeated:
-        run(connection, statements["collect_losers"])
-        dropped = run(connection, statements["drop_losers"])
-        for value, losers in rows(connection, statements["count_losers"]):
+        names = ("collect_losers", "drop_losers", "count_losers")
+        _, deleted, lost = together(connection, *((statements[name], ()) for name in names))
+        dropped = deleted.rowcount
+        for value, losers in lost.fetchall():
             tallies[name_of(spec, value)].winners -= losers
             dropped -= losers
         if dropped:
@@ -156,6 +167,7 @@ class Transaction:
         self.control = control
         self.control_schema = control_schema
         self.statements = prepared.statements
+        self.duplicates_removed: dict[str | None, int] = {}
         self.merge_s = 0.0
         self.verify_s = 0.0
 
@@ -170,6 +182,8 @@ class Transaction:
         self.token()
         self.todo()
         began_s = time.perf_counter()
+        if self.plan.spec.on_existing_duplicates == "repair":
+            self.repair()
         self.merge()
         merged_s = time.perf_counter()
         counts = {name: tally.counts() for name, tally in self.prepared.tallies.items()}
@@ -182,49 +196,25 @@ class Transaction:
     def guard(self) -> None:
         """Change the guard rows; a second transaction waits here for the first one's end, then sees what it did."""
         plan = self.plan
-        partitions = [task.partition or "" for task in plan.tasks]
-        changed = run(self.connection, self.control["change_guards"], plan.spec.name, partitions)
-        run(self.connection, self.control["share_table"], self.control_schema, plan.spec.name)
-        found = rows(self.connection, self.control["read_table"], plan.spec.name)
-        if changed != len(partitions) or not found:
-            refuse(
-                NotInstalledError(
-                    f"The table {plan.spec.name!r} has {changed} guard rows for {len(partitions)} partitions.",
-                    hint="Run `onerow init`.",
-                )
+        try:
+            steps.take_guards(
+                self.connection,
+                self.control,
+                plan.spec.name,
+                plan.partitions,
+                control_schema=self.control_schema,
+                lock_store=plan.lock_store,
             )
-        lock_store = found[0][0]
-        if plan.lock_store is not None and lock_store != plan.lock_store:
-            refuse(
-                LockStoreMismatchError(
-                    f"The table {plan.spec.name!r} is used with the lock store {lock_store}, not with "
-                    f"{plan.lock_store}: two stores would be two locks.",
-                    hint="If the old one is really out of use, run `onerow init --adopt-locks`.",
-                )
-            )
+        except OnerowError as error:
+            refuse(error)
 
     def token(self) -> None:
         """Compare with the fence and raise it."""
-        tokens = {task.partition or "": task.token for task in self.plan.tasks if task.token is not None}
-        if not tokens:
-            return
-        name, partitions = self.plan.spec.name, list(tokens)
-        for partition, fence in rows(self.connection, self.control["read_fences"], name, partitions):
-            if fence > tokens[partition]:
-                raise RefusedError(
-                    Refused(
-                        "stale",
-                        StaleLeaseError(
-                            f"A consolidation of {name}/{partition} with token {fence} has committed; this one has "
-                            f"token {tokens[partition]}.",
-                            fence=fence,
-                            hint="Its lease had passed to somebody else. Staging is kept; consolidate again.",
-                        ),
-                        fence=fence,
-                    )
-                )
-        run(self.connection, self.control["delete_fences"], name, partitions)
-        run(self.connection, self.control["insert_fences"], name, partitions, list(tokens.values()))
+        tokens = {task.partition: task.token for task in self.plan.tasks}
+        try:
+            steps.raise_fences(self.connection, self.control, self.plan.spec.name, tokens)
+        except StaleLeaseError as error:
+            raise RefusedError(Refused("stale", error, fence=error.fence)) from error
 
     def todo(self) -> None:
         """Refuse a plan of which the ledger names a part already."""
@@ -245,16 +235,49 @@ class Transaction:
                 )
             )
 
+    def repair(self) -> None:
+        """Move rows of keys that stand more than once aside, all but the newest; the merge meets one row a key."""
+        spec, target, values = self.plan.spec, self.statements.target, self.statements.values
+        try:
+            repair = Repair(self.connection, spec, target, values, self.control)
+            self.duplicates_removed = repair_for_merge(repair, self.plan)
+        except OnerowError as error:
+            refuse(error)
+
     def merge(self) -> None:
         """Meet the target and change it; the tallies hold the counts afterwards."""
+        if self.prepared.beaten:
+            for value, beaten, unchanged in rows(self.connection, self.statements["count_beaten"]):
+                tally = self._tally(value)
+                tally.beaten, tally.beaten_unchanged = beaten, unchanged
+        if self.connection.info.server_version >= TELLS_MERGED:
+            self._merge_and_tell()
+        else:
+            self._count_and_merge()
+
+    def _merge_and_tell(self) -> None:
+        """Count what the merge tells; only where it left rows alone, the target is met again, to see why."""
+        statements, tallies = self.statements, self.prepared.tallies
+        merges = [(statements.merge_and_tell(pattern), ()) for pattern in statements.patterns]
+        inserted = dict.fromkeys(tallies, 0)
+        for told in together(self.connection, *merges):
+            for value, new, updated in told.fetchall():
+                inserted[name_of(self.plan.spec, value)] += new
+                self._tally(value).updated += updated
+        if all(tally.inserted == inserted[name] for name, tally in tallies.items()):
+            return
+        for value, found, newer, same in rows(self.connection, statements["count_outcomes"]):
+            tally, new = self._tally(value), inserted[name_of(self.plan.spec, value)]
+            tally.older = found - newer - same
+            tally.tied = same - new - tally.updated
+        for name, tally in tallies.items():
+            self._expect("rows inserted", inserted[name], tally.inserted)
+
+    def _count_and_merge(self) -> None:
         statements, tallies = self.statements, self.prepared.tallies
         for value, found, newer, tied in rows(self.connection, statements["count_outcomes"]):
             tally = self._tally(value)
             tally.updated, tally.tied, tally.older = newer, tied, found - newer - tied
-        if self.prepared.beaten:
-            for value, beaten, unchanged in rows(self.connection, statements["count_beaten"]):
-                tally = self._tally(value)
-                tally.beaten, tally.beaten_unchanged = beaten, unchanged
         written = sum(
             run(self.connection, statements.of_pattern("merge", pattern)) for pattern in statements.patterns
         )
@@ -266,12 +289,14 @@ class Transaction:
         Where a unique index of the engine holds the key, one row per key is what it proves; it is looked up again
         now, when it can no longer be dropped before our commit. Else all keys of the partitions are counted.
         """
-        if not (self.statements.target.enforced and holds_key(self.connection, self.plan.spec)):
+        staged = self.statements["verify_staged"], ()
+        unique, found = together(self.connection, unique_indexes(self.plan.spec), staged)
+        if not (self.statements.target.enforced and holds(self.plan.spec, unique.fetchall())):
             (doubled,) = row(self.connection, self.statements["verify_keys"])
             if doubled:
                 self.refuse_duplicates()
         self._verify_counts(counts)
-        present, older = row(self.connection, self.statements["verify_staged"])
+        ((present, older),) = found.fetchall()
         self._expect(
             "staged keys in the table", present, sum(tally.winners for tally in self.prepared.tallies.values())
         )
@@ -292,37 +317,31 @@ class Transaction:
             for task in plan.tasks
             for part_id in task.part_ids
         ]
-        run(
-            self.connection,
-            self.control["insert_ledger"],
-            plan.spec.name,
-            plan.batch,
-            plan.consolidation,
-            *(list(values) for values in zip(*entries, strict=True)),
-        )
         history = [
             (
                 task.partition,
                 task.token,
                 len(task.part_ids),
-                *(getattr(counts[task.partition], name) for name in MergeCounts.__slots__),
+                *_numbers(counts[task.partition]),
             )
             for task in plan.tasks
         ]
-        run(
+        parts = (list(values) for values in zip(*entries, strict=True))
+        ledger = (plan.spec.name, plan.batch, plan.consolidation, *parts)
+        steps.write_history(
             self.connection,
-            self.control["insert_history"],
-            "consolidate",
-            plan.spec.name,
-            plan.batch,
-            plan.consolidation,
-            plan.attempt,
-            plan.unlocked,
-            plan.holder,
-            self.merge_s,
-            self.verify_s,
-            "",
-            *(list(values) for values in zip(*history, strict=True)),
+            self.control,
+            history,
+            action="consolidate",
+            table=plan.spec.name,
+            batch=plan.batch,
+            run_id=plan.consolidation,
+            attempt=plan.attempt,
+            unlocked=plan.unlocked,
+            holder=plan.holder,
+            merge_s=self.merge_s,
+            verify_s=self.verify_s,
+            beside=(self.control["insert_ledger"], ledger),
         )
 
     def refuse_duplicates(self) -> None:
@@ -349,37 +368,19 @@ class Transaction:
         return self.prepared.tallies[name_of(self.plan.spec, value)]
 
 
-DOUBLED = "business keys of {table!r} stand more than once"
-
-
-def duplicates_refusal(spec: TableSpec, found: Sequence[tuple[Any, ...]], what: str = DOUBLED) -> Refused:
+def duplicates_refusal(spec: TableSpec, found: Sequence[tuple[Any, ...]], what: str = steps.STAND_TWICE) -> Refused:
     """Return the refusal that names keys that stand more than once; each is the identity's values as text."""
-    partitions = tuple(dict.fromkeys(values[0] if spec.partition is not None else None for values in found))
-    keys = [describe_key(spec, values) for values in found[:MAX_NAMED_KEYS]]
-    more = "" if len(found) <= MAX_NAMED_KEYS else f" and {len(found) - MAX_NAMED_KEYS} or more others"
-    scope = f" --partition {partitions[0]}" if partitions[0] is not None else ""
-    error = DuplicatesError(
-        f"{len(found)} {what.format(table=spec.name)}: {'; '.join(keys)}{more}.",
-        keys=keys,
-        partitions=partitions,
-        hint="The transaction was rolled back, staging is kept. See them with "
-        f"`onerow check --table {spec.name}{scope}`, remove the extra rows and consolidate again.",
-    )
-    return Refused("failed", error, partitions=partitions)
-
-
-def describe_key(spec: TableSpec, values: Sequence[Any]) -> str:
-    """Return a key as text for people: column=value, value 'x' for text and NULL for none."""
-    texts = {column.name for column in spec.columns if column.type.kind == "string"}
-    return ", ".join(
-        f"{name}={'NULL' if value is None else repr(value) if name in texts else value}"
-        for name, value in zip(spec.row_identity, values, strict=False)
-    )
+    error = steps.duplicates_error(spec, found, what)
+    return Refused("failed", error, partitions=error.partitions)
 
 
 def refuse(error: OnerowError) -> NoReturn:
     """End the transaction as one that trying again does not cure."""
     raise RefusedError(Refused("failed", error))
+
+
+def _columns(found: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(values) for values in zip(*found, strict=True)]
 
 
 def _value(spec: TableSpec, name: str | None) -> PartitionValue:
@@ -388,6 +389,5 @@ def _value(spec: TableSpec, name: str | None) -> PartitionValue:
     return decode_partition(name, spec.by_name[spec.partition].type)
 
 
-def name_of(spec: TableSpec, value: Any) -> str | None:
-    """Return the canonical name of a partition's value; None for a table without."""
-    return None if spec.partition is None else encode_partition(value)
+def _numbers(counts: MergeCounts) -> tuple[int, int, int, int, int]:
+    return (counts.staged, counts.inserted, counts.updated, counts.unchanged, counts.superseded)

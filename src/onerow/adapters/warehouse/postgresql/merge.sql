@@ -6,17 +6,18 @@ create temporary table __onerow_staged on commit drop as
 select {staged_columns}, {pattern}::smallint as __onerow_pattern from {source} where {parts};
 
 -- name: analyze
-analyze {staged} (__onerow_pattern);
+-- The columns of the conditions, and no others: without their statistics a batch is taken for a handful of rows and
+-- met with the target one index lookup at a time.
+analyze {staged} ({analyzed});
 
 -- name: count_staged
-select {partition}, count(*) from {staged} as s group by 1;
-
--- name: count_patterns
-select __onerow_pattern, count(*) from {staged} group by 1 order by 1;
-
--- name: find_repeated
--- Keys with several rows.
-select count(*) from (select from {staged} as s group by {same} having count(*) > 1) as repeated;
+-- Rows, and keys with several of them, by partition and by which key columns are NULL.
+select k.partition, k.pattern, sum(k.count)::bigint, count(*) filter (where k.count > 1)
+from (
+    select {partition} as partition, s.__onerow_pattern as pattern, count(*) as count
+    from {staged} as s group by 1, 2, {same}
+) as k
+group by 1, 2 order by 2;
 
 -- name: collect_losers
 -- All rows of repeated keys; `place` 1 is the winner; `same`: identical to the winner in every column.
@@ -63,6 +64,12 @@ using (select * from {staged} where __onerow_pattern = {wanted}) as s
 on {same_key} and {touched}
 {when_newer}
 when not matched then insert ({columns}) values ({values});
+
+-- name: merge_and_tell
+-- The same from PostgreSQL 17 on, which tells what became of the rows; those it left alone are not told.
+with told as ({merge} returning merge_action() as action, {partition_of_target} as partition)
+select partition, count(*) filter (where action = 'INSERT'), count(*) filter (where action = 'UPDATE')
+from told group by 1;
 
 -- name: verify_keys
 -- Keys of the touched partitions that stand more than once.

@@ -9,6 +9,7 @@ from onerow.adapters.warehouse.postgresql import sql
 from onerow.adapters.warehouse.postgresql.control import CONTROL_TABLES
 from onerow.adapters.warehouse.postgresql.grants import missing_grants, told
 from onerow.adapters.warehouse.postgresql.install import misfits
+from onerow.adapters.warehouse.postgresql.removed import problems as removed_problems
 from onerow.adapters.warehouse.postgresql.target import find_columns, holds_key, schema_of
 from onerow.adapters.warehouse.postgresql.views import problems as view_problems
 
@@ -66,7 +67,7 @@ def _table(
     lacking = [name for name in (column.name for column in spec.stored_columns) if name not in there]
     if lacking:
         return (subject, False, f"lacks {', '.join(lacking)}; run `onerow init`")
-    if wrong := view_problems(connection, spec, found):
+    if wrong := [*removed_problems(connection, spec), *view_problems(connection, spec, found)]:
         return (subject, False, "; ".join(wrong))
     held = "its key is held by a unique index" if holds_key(connection, spec) else "its key is held by onerow alone"
     return (subject, True, f"fits ({known[0][1]}), {held}")

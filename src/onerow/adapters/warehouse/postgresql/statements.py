@@ -68,6 +68,7 @@ class Statements:
             "newer": self.newer(spec.comparison, "s", "t"),
             "when_newer": self._when_newer(),
             "touched": in_partitions(spec, self.values, "t"),
+            "analyzed": sql.columns(["__onerow_pattern", *([] if spec.partition is None else [spec.partition])]),
             "staged_columns": self._staged_columns(),
             "pattern": self._pattern(),
         }
@@ -86,6 +87,12 @@ class Statements:
         """Return a statement for the keys whose NULLs are those of ``pattern``."""
         pieces = {**self._pieces, "wanted": sql.Literal(pattern), "same_key": self._same_key(pattern)}
         return self._template(name).format(**pieces)
+
+    def merge_and_tell(self, pattern: int) -> sql.Composed:
+        """Return the merge of the keys whose NULLs are those of ``pattern``, which tells what it did by partition."""
+        return self._template("merge_and_tell").format(
+            merge=self.of_pattern("merge", pattern), partition_of_target=_partition(self.spec, "t")
+        )
 
     def _template(self, name: str) -> sql.SQL:
         if self.spec.mode == "versions":

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from onerow.adapters.postgresql.connection import rows
+from onerow.adapters.postgresql.connection import rows, together
 from onerow.adapters.warehouse.postgresql import sql
 from onerow.errors import ConfigurationError, NotInstalledError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from onerow.adapters.postgresql.connection import Connection
     from onerow.core.spec import Column, TableSpec
@@ -116,7 +116,10 @@ def related_table(spec: TableSpec, suffix: str) -> sql.Identifier:
 
 def find_columns(connection: Connection, schema: str, name: str) -> tuple[list[TargetColumn], str]:
     """Return a table's columns and what kind of relation it is; nothing and "" if there is none."""
-    found = rows(connection, _COLUMNS, schema, name)
+    return _columns(rows(connection, _COLUMNS, schema, name))
+
+
+def _columns(found: Sequence[tuple[Any, ...]]) -> tuple[list[TargetColumn], str]:
     columns = [
         TargetColumn(
             column,
@@ -137,20 +140,31 @@ def find_columns(connection: Connection, schema: str, name: str) -> tuple[list[T
 
 def holds_key(connection: Connection, spec: TableSpec) -> bool:
     """Say whether a unique index of the target makes two rows of one key (of one version of it) impossible."""
+    statement, values = unique_indexes(spec)
+    return holds(spec, rows(connection, statement, *values))
+
+
+def unique_indexes(spec: TableSpec) -> tuple[sql.SQL, tuple[str, str]]:
+    """Return what to ask for ``holds``."""
+    return _UNIQUE, (schema_of(spec), spec.target[-1])
+
+
+def holds(spec: TableSpec, found: Sequence[tuple[Any, ...]]) -> bool:
+    """Say whether one of the unique indexes that were found is on columns of the key."""
     identity = set(spec.row_identity)
-    found = rows(connection, _UNIQUE, schema_of(spec), spec.target[-1])
     return any(set(names) <= identity for (names,) in found)
 
 
 def describe(connection: Connection, spec: TableSpec) -> Target:
-    """Return the target as it is now.
+    """Return the target as it is now; in a transaction.
 
     Raises:
         NotInstalledError: there is no such table, or it lacks a declared column.
         ConfigurationError: it has a column that is not declared.
     """
     name = ".".join(spec.target)
-    columns, kind = find_columns(connection, schema_of(spec), spec.target[-1])
+    there, unique = together(connection, (_COLUMNS, (schema_of(spec), spec.target[-1])), unique_indexes(spec))
+    columns, kind = _columns(there.fetchall())
     if not columns:
         raise NotInstalledError(f"There is no table {name} in the warehouse.", hint="Run `onerow init`.")
     known = {column.name for column in spec.stored_columns}
@@ -160,13 +174,13 @@ def describe(connection: Connection, spec: TableSpec) -> Target:
             f"The table {name} has the column {extra[0]!r}, which is not declared.",
             hint="Declare it: a row is replaced whole, so the values of a column that nobody declares would be lost.",
         )
-    there = {column.name for column in columns}
-    missing = [column.name for column in spec.stored_columns if column.name not in there]
+    present = {column.name for column in columns}
+    missing = [column.name for column in spec.stored_columns if column.name not in present]
     if missing:
         raise NotInstalledError(
             f"The table {name} lacks the column {missing[0]!r}.", hint="Run `onerow init` to add declared columns."
         )
-    return Target(target_table(spec), tuple(columns), holds_key(connection, spec), kind)
+    return Target(target_table(spec), tuple(columns), holds(spec, unique.fetchall()), kind)
 
 
 def misfit(declared: Column, actual: TargetColumn, *, is_key: bool) -> str:

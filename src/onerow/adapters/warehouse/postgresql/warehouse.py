@@ -3,50 +3,41 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from onerow.adapters.postgresql.connection import (
-    Server,
-    application_name,
-    begin,
-    milliseconds,
-    rollback,
-    rows,
-    run,
-)
-from onerow.adapters.postgresql.sqlstate import classify, map_error, told
-from onerow.adapters.warehouse.postgresql import inspection
+from onerow.adapters.postgresql.connection import Server, begin, rollback, rows, run
+from onerow.adapters.postgresql.sqlstate import classify, told
+from onerow.adapters.warehouse.postgresql import inspection, repair, restore, steps
 from onerow.adapters.warehouse.postgresql import install as installation
 from onerow.adapters.warehouse.postgresql.control import control_statements
-from onerow.adapters.warehouse.postgresql.lookout import Lookout
+from onerow.adapters.warehouse.postgresql.guarded import Interventions
 from onerow.adapters.warehouse.postgresql.merge import PreparedMerge, RefusedError, Transaction, prepare
 from onerow.adapters.warehouse.postgresql.probe import probe
 from onerow.adapters.warehouse.postgresql.refusals import refusal_of
+from onerow.adapters.warehouse.postgresql.sessions import Interrupt, Sessions
 from onerow.adapters.warehouse.postgresql.versions import VersionsTransaction
 from onerow.core.plans import Committed, MergeCounts, Refused, Unknown
-from onerow.errors import FencedError, OnerowError, WarehouseBusyError, WarehouseError
+from onerow.errors import FencedError, OnerowError, WarehouseError
 from onerow.ports.warehouse import Capabilities, HistoryEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from onerow.adapters.postgresql.connection import Connection
     from onerow.core.partitions import Scope
     from onerow.core.plans import Merged, MergePlan, Outcome
+    from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan, RestorePlan
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
-    from onerow.ports.warehouse import InspectRequest, Prepared, TableCheck
+    from onerow.ports.warehouse import GuardedTransaction, InspectRequest, Prepared, RepairRequest, TableCheck
 
 LEASE_S: Final = 30.0
 BUSY_TIMEOUT_S: Final = 30.0
-STATEMENT_LEASES: Final = 20
-"""A statement, and on PostgreSQL 17 or newer a transaction, may take so many leases: healthy holders renew theirs."""
-HAS_TRANSACTION_TIMEOUT: Final = 170_000
 
 CAPABILITIES: Final = Capabilities(
     commit_domain="row",
@@ -66,6 +57,7 @@ class PostgresWarehouse:
         busy_timeout_s: how long to wait for a lock of somebody else.
         transaction: the steps; the test kit gives one with a step switched off.
         versions: the same for tables in versions mode.
+        interventions: the steps of repairs and guarded blocks.
         server: connections to share; None: connections of its own.
     """
 
@@ -78,15 +70,16 @@ class PostgresWarehouse:
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         transaction: type[Transaction] = Transaction,
         versions: type[VersionsTransaction] = VersionsTransaction,
+        interventions: type[Interventions] = Interventions,
         server: Server | None = None,
     ) -> None:
         self.server = server or Server(url)
         self._schema = control_schema
-        self._lease_s = lease_s
-        self._busy_timeout_s = busy_timeout_s
+        self._sessions = Sessions(self.server, lease_s=lease_s, busy_timeout_s=busy_timeout_s)
         self._transaction = transaction
         self._versions = versions
         self._control = control_statements(control_schema)
+        self._interventions = interventions(self._sessions, self._control, control_schema=control_schema)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -95,7 +88,7 @@ class PostgresWarehouse:
 
     def install(self, specs: Sequence[TableSpec], *, lock_store: str, adopt_locks: bool) -> Sequence[str]:
         """Create what is missing, in one transaction."""
-        with self._changing("init failed", "init") as connection:
+        with self._sessions.changing("init failed", "init") as connection:
             return installation.install(
                 connection,
                 specs,
@@ -107,13 +100,13 @@ class PostgresWarehouse:
 
     def merged(self, table: str, batch: str) -> Merged:
         """Return what the ledger names as merged of a batch."""
-        with self._read() as connection:
+        with self._sessions.read() as connection:
             found = rows(connection, self._control["read_merged"], table, batch)
         return frozenset((part_id, partition) for part_id, partition in found)
 
     def batches(self, table: str) -> Mapping[str, int]:
         """Return the batches that the ledger knows of, with the number of their parts."""
-        with self._read() as connection:
+        with self._sessions.read() as connection:
             return dict(rows(connection, self._control["read_batches"], table))
 
     @contextmanager
@@ -121,9 +114,10 @@ class PostgresWarehouse:
         """Begin the transaction, and read, check and deduplicate the parts; the guard is not taken yet."""
         with self.server.connection() as connection:
             try:
-                with self._errors(f"the parts of batch {plan.batch!r} cannot be read"):
-                    self._ensure_guards(connection, plan.spec, [task.partition for task in plan.tasks])
-                    begin(connection, settings=self._settings(connection, plan.spec.name, plan.holder))
+                with self._sessions.errors(f"the parts of batch {plan.batch!r} cannot be read"):
+                    steps.ensure_guards(connection, self._control, plan.spec.name, plan.partitions)
+                    settings = self._sessions.settings(connection, plan.spec.name, plan.holder)
+                    begin(connection, settings=settings, heavy=True)
                     prepared = prepare(connection, plan, control_schema=self._schema)
                 yield prepared
                 if prepared.interrupted:  # a cancel that comes late must not meet somebody else's statement
@@ -139,10 +133,10 @@ class PostgresWarehouse:
             return Refused("conflict", WarehouseError("This prepared transaction has ended already; prepare it anew."))
         prepared.used = True
         connection = prepared.connection
-        steps = self._transaction if prepared.plan.spec.mode == "upsert" else self._versions
-        transaction = steps(prepared, control=self._control, control_schema=self._schema)
+        kind = self._transaction if prepared.plan.spec.mode == "upsert" else self._versions
+        transaction = kind(prepared, control=self._control, control_schema=self._schema)
         interrupt = Interrupt(connection)
-        lookout = self._lookout(connection)
+        lookout = self._sessions.lookout(connection)
         try:
             cancellation.on_cancel(interrupt)
             with lookout:
@@ -158,7 +152,7 @@ class PostgresWarehouse:
         except psycopg.Error as error:
             rollback(connection)
             if classify(error) == "busy":
-                return Refused("conflict", self._busy(lookout))
+                return Refused("conflict", self._sessions.busy(lookout))
             return refusal_of(error, prepared.plan.spec, cancellation)
         except OnerowError as error:
             rollback(connection)
@@ -188,13 +182,18 @@ class PostgresWarehouse:
             return refusal_of(error, plan.spec, cancellation)
         if answer != "COMMIT":  # the server rolls an aborted transaction back without an error
             return Refused("conflict", WarehouseError("The commit was not kept."))
-        return Committed(counts, merge_s=transaction.merge_s, verify_s=transaction.verify_s)
+        return Committed(
+            counts,
+            merge_s=transaction.merge_s,
+            verify_s=transaction.verify_s,
+            duplicates_removed=transaction.duplicates_removed,
+        )
 
     def resolve(self, plan: MergePlan) -> Committed | Refused | Unknown:
         """Take the guard, then read what the transaction has left."""
         try:
-            with self._changing("the outcome cannot be read", plan.spec.name, plan.holder) as connection:
-                self._take_guards(connection, plan.spec, plan.partitions)
+            with self._sessions.changing("the outcome cannot be read", plan.spec.name, plan.holder) as connection:
+                steps.change_guards(connection, self._control, plan.spec.name, plan.partitions)
                 committed = self._read_committed(connection, plan)
         except OnerowError as error:
             return Unknown(error)
@@ -213,42 +212,100 @@ class PostgresWarehouse:
         if len(found) != len(plan.tasks):
             return None
         counts = {partition: MergeCounts(*numbers) for partition, *numbers, _, _ in found}
-        return Committed(counts, merge_s=found[0][-2], verify_s=found[0][-1], read_back=True)
+        removed = dict(rows(connection, self._control["read_interventions"], *values, "dedupe"))
+        return Committed(
+            counts,
+            merge_s=found[0][-2],
+            verify_s=found[0][-1],
+            read_back=True,
+            duplicates_removed={name: count for name, count in removed.items() if name in partitions},
+        )
+
+    def guarded(
+        self, work: Intervention, cancellation: Cancellation
+    ) -> AbstractContextManager[GuardedTransaction]:
+        """Run a block of people's own statements under guard and token."""
+        return self._interventions.guarded(work, cancellation)
+
+    def settled(self, work: Intervention) -> bool:
+        """Take the guard, then tell whether the transaction of ``work`` has committed."""
+        return self._interventions.settled(work)
+
+    def plan_repair(self, request: RepairRequest) -> RepairPlan:
+        """Find keys that stand more than once, with what made them so."""
+        name = request.spec.name
+        with self._sessions.changing("the table cannot be looked at", name, "dedupe", commit=False) as connection:
+            return repair.plan_repair(connection, request, self._control)
+
+    def repair(self, work: Intervention, planned: PartitionRepair, cancellation: Cancellation) -> Repaired:
+        """Keep the newest row of each key of one partition and move the others aside."""
+        with self._interventions.working(work, cancellation) as opened:
+            return repair.repair_one(opened, planned, self._control)
+
+    def plan_restore(
+        self, spec: TableSpec, partition: str | None, *, run: str, key: Mapping[str, str | None]
+    ) -> RestorePlan:
+        """Tell what ``restore`` would exchange."""
+        with self._sessions.changing("the table cannot be looked at", spec.name, commit=False) as connection:
+            return restore.plan_restore(connection, spec, partition, run_id=run, key=key, control=self._control)
+
+    def restore(
+        self, work: Intervention, *, run: str, key: Mapping[str, str | None], cancellation: Cancellation
+    ) -> Repaired:
+        """Exchange the row of a key with the one that ``run`` removed."""
+        with self._interventions.working(work, cancellation) as opened:
+            return restore.restore_one(opened, run, key, self._control)
+
+    def upkeep(self, specs: Sequence[TableSpec], *, apply: bool) -> Sequence[str]:  # noqa: ARG002
+        """Return nothing: autovacuum keeps the tables in check."""
+        return []
 
     def raise_fence(self, spec: TableSpec, scope: Scope, *, token: int, by: str, reason: str) -> int:
         """Raise the fence of a scope, with an audit entry, in a transaction of its own."""
         name, partition = spec.name, scope.partition or ""
-        with self._changing("the fence could not be raised", name, by) as connection:
-            self._take_guards(connection, spec, [scope.partition])
+        with self._sessions.changing("the fence could not be raised", name, by) as connection:
+            steps.change_guards(connection, self._control, name, [scope.partition])
             found = rows(connection, self._control["read_fences"], name, [partition])
             fence = max(token, *(value for _, value in found)) if found else token
             run(connection, self._control["delete_fences"], name, [partition])
             run(connection, self._control["insert_fences"], name, [partition], [fence])
-            values = ("force_release", name, "", "", 0, False, by, 0.0, 0.0, reason)
-            self._insert_history(connection, values, (scope.partition, fence, 0, 0, 0, 0, 0, 0))
+            steps.write_history(
+                connection,
+                self._control,
+                [(scope.partition, fence, 0, 0, 0, 0, 0, 0)],
+                action="force_release",
+                table=name,
+                holder=by,
+                reason=reason,
+            )
         return fence
 
     def record(self, entry: HistoryEntry) -> None:
         """Write an audit entry."""
-        values = (
-            entry.action, entry.table, entry.batch, entry.consolidation, entry.attempt, entry.unlocked,
-            entry.holder, entry.merge_s, entry.verify_s, entry.reason,
-        )  # fmt: skip
         counts = (
             entry.partition, entry.token, entry.parts, entry.rows_staged, entry.rows_inserted,
             entry.rows_updated, entry.rows_unchanged, entry.rows_superseded,
         )  # fmt: skip
-        with self._changing("the audit entry could not be written", entry.table, entry.holder) as connection:
-            self._insert_history(connection, values, counts)
-
-    def _insert_history(
-        self, connection: Connection, values: tuple[object, ...], counts: tuple[object, ...]
-    ) -> None:
-        run(connection, self._control["insert_history"], *values, *([value] for value in counts))
+        with self._sessions.changing("the audit entry could not be written", entry.table, entry.holder) as connection:
+            steps.write_history(
+                connection,
+                self._control,
+                [counts],
+                action=entry.action,
+                table=entry.table,
+                batch=entry.batch,
+                run_id=entry.consolidation,
+                attempt=entry.attempt,
+                unlocked=entry.unlocked,
+                holder=entry.holder,
+                merge_s=entry.merge_s,
+                verify_s=entry.verify_s,
+                reason=entry.reason,
+            )
 
     def history(self, *, table: str | None, batch: str | None, limit: int) -> Sequence[HistoryEntry]:
         """Return what was committed, newest first."""
-        with self._read() as connection:
+        with self._sessions.read() as connection:
             found = rows(connection, self._control["read_history"], table, batch, limit)
         return [
             HistoryEntry(*(action, name, partition, *rest, at.astimezone(dt.UTC), reason))
@@ -257,14 +314,15 @@ class PostgresWarehouse:
 
     def inspect(self, request: InspectRequest) -> TableCheck:
         """Look for duplicates and other findings."""
-        with self._changing("the warehouse cannot be read", request.spec.name, "check", commit=False) as connection:
+        name = request.spec.name
+        with self._sessions.changing("the warehouse cannot be read", name, "check", commit=False) as connection:
             return inspection.inspect(connection, request, self._control)
 
     def probe(self, specs: Sequence[TableSpec]) -> Sequence[tuple[str, bool, str]]:
         """Check what is reachable, present, fitting and allowed."""
         began_s = time.perf_counter()
         try:
-            with self._read() as connection:
+            with self._sessions.read() as connection:
                 latency_s = time.perf_counter() - began_s
                 return probe(connection, specs, self._control, control_schema=self._schema, latency_s=latency_s)
         except OnerowError as error:
@@ -273,100 +331,3 @@ class PostgresWarehouse:
     def close(self) -> None:
         """Let go of connections."""
         self.server.close()
-
-    # --- transactions ----------------------------------------------------------------------
-
-    def _settings(self, connection: Connection, *words: str) -> dict[str, str]:
-        """Return what holds for one of our transactions: bounds, so that a frozen holder is out, and plans."""
-        bound = milliseconds(STATEMENT_LEASES * self._lease_s)
-        settings = {
-            "application_name": application_name(*words),
-            "lock_timeout": milliseconds(self._busy_timeout_s),
-            "statement_timeout": bound,
-            "idle_in_transaction_session_timeout": milliseconds(self._lease_s),
-            "client_connection_check_interval": milliseconds(max(1.0, self._lease_s / 3)),
-            "jit": "off",
-            # Keys are of several columns that go together, which the planner takes for independent: it would
-            # believe in caches that never hit, and sort where hashing is faster.
-            "enable_memoize": "off",
-            "enable_mergejoin": "off",
-        }
-        if connection.info.server_version >= HAS_TRANSACTION_TIMEOUT:
-            settings["transaction_timeout"] = bound
-        return settings
-
-    def _ensure_guards(
-        self, connection: Connection, spec: TableSpec, partitions: Sequence[str | None]
-    ) -> None:
-        """Make guard rows that are missing, in a transaction of its own: who comes second finds the first one's."""
-        run(connection, self._control["ensure_guards"], spec.name, [partition or "" for partition in partitions])
-
-    def _take_guards(self, connection: Connection, spec: TableSpec, partitions: Sequence[str | None]) -> None:
-        """Change guard rows, of which some may be missing, in the caller's transaction."""
-        self._ensure_guards(connection, spec, partitions)
-        run(connection, self._control["change_guards"], spec.name, [partition or "" for partition in partitions])
-
-    @contextmanager
-    def _changing(self, doing: str, *words: str, commit: bool = True) -> Iterator[Connection]:
-        """Run a block in a transaction of its own."""
-        with self._errors(doing), self.server.connection() as connection:
-            lookout = self._lookout(connection)
-            try:
-                begin(connection, settings=self._settings(connection, *words))
-                with lookout:
-                    yield connection
-                connection.execute("commit" if commit else "rollback")
-            except psycopg.Error as error:
-                rollback(connection)
-                if classify(error) == "busy":
-                    raise self._busy(lookout) from error
-                raise
-            except BaseException:
-                rollback(connection)
-                raise
-
-    @contextmanager
-    def _read(self) -> Iterator[Connection]:
-        with self._errors("the warehouse cannot be read"), self.server.connection() as connection:
-            yield connection
-
-    @contextmanager
-    def _errors(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except psycopg.Error as error:
-            raise map_error(error, doing) from error
-
-    def _lookout(self, connection: Connection) -> Lookout:
-        return Lookout(self.server, connection, busy_timeout_s=self._busy_timeout_s)
-
-    def _busy(self, lookout: Lookout) -> WarehouseBusyError:
-        return WarehouseBusyError(
-            f"A lock was held by somebody else for more than {self._busy_timeout_s:g} s: {lookout.seen}.",
-            hint="Nothing of this was committed, staging is kept. A process that hangs is ended by the server after "
-            "its lease; or end it with pg_terminate_backend.",
-        )
-
-
-class Interrupt:
-    """Cancels what a connection runs; called from any thread. After ``withdraw`` it does nothing more."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-        self._active = True
-        self.called = False
-
-    def __call__(self) -> None:
-        """Ask the server to cancel; that it cannot be reached is no error, the commit asks again."""
-        with self._lock:
-            if self._active:
-                self.called = True
-                with suppress(psycopg.Error):
-                    self._connection.cancel_safe(timeout=5.0)
-
-    def withdraw(self) -> bool:
-        """Wait for a cancel that is under way, and say whether there was one."""
-        with self._lock:
-            self._active = False
-            return self.called

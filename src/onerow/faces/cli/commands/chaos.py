@@ -25,7 +25,9 @@ KEPT: Final = "The run was broken off; its scratch table is removed."
 @click.option("--minutes", type=click.FloatRange(min=0.05, max=10_000), default=2.0, help="How long it runs (2).")
 @click.option("--processes", type=click.IntRange(min=2, max=200), default=8, help="How many workers there are (8).")
 @click.option(
-    "--seed", type=click.IntRange(min=0, max=999_999), help="What everybody does is drawn from it; left out: by chance."
+    "--seed",
+    type=click.IntRange(min=0, max=999_999),
+    help="What everybody does is drawn from it; left out: by chance.",
 )
 @click.pass_obj
 def chaos(asked: Invocation, /, *, minutes: float, processes: int, seed: int | None) -> int:
