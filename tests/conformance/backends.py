@@ -23,7 +23,6 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conformance.postgresql import GAPS as POSTGRESQL_GAPS
 from conformance.postgresql import PostgresHarness, PostgresPartsHarness, UnenforcedPostgresHarness
 from onerow.adapters.clock import SystemClock, SystemIds
 from onerow.adapters.locks.postgresql import PostgresLocks
@@ -52,7 +51,6 @@ GAPS: dict[tuple[str, str], str] = {
     ("memory", "a_waiter_whose_process_was_killed_blocks_nobody"): ONE_PROCESS,
     ("memory", "a_damaged_manifest_is_an_error"): "has no manifest outside the process that somebody could damage",
     ("memory", "a_damaged_entry_is_an_error"): "has no entry outside the process that somebody could damage",
-    **POSTGRESQL_GAPS,
 }
 
 

@@ -10,6 +10,7 @@ from psycopg import errors, sql
 
 from onerow.adapters.clock import SystemClock, SystemIds
 from onerow.adapters.postgresql.connection import Server
+from onerow.adapters.warehouse.postgresql.guarded import Interventions
 from onerow.adapters.warehouse.postgresql.install import index_name
 from onerow.adapters.warehouse.postgresql.layout import check_rows, data_number, staging_table
 from onerow.adapters.warehouse.postgresql.merge import Transaction
@@ -146,6 +147,7 @@ class PostgresPartsHarness(PartStoreHarness):
 
 class PostgresHarness(WarehouseHarness):
     transaction = Transaction
+    interventions = Interventions
     parameter = "%s"
     second_row_raises = errors.UniqueViolation
     lease_s = 30.0
@@ -192,6 +194,7 @@ class PostgresHarness(WarehouseHarness):
             self.url,
             server=self.server,
             transaction=self.transaction,
+            interventions=self.interventions,
             lease_s=self.lease_s,
             busy_timeout_s=self.busy_timeout_s,
         )
@@ -231,6 +234,20 @@ class PostgresHarness(WarehouseHarness):
             sql.Literal(spec.name), sql.Literal(partition or ""), token,
         )  # fmt: skip
 
+    def snapshot(self):
+        """Copy every table but those of the part store, all at one moment."""
+        with self.server.connection() as connection, connection.transaction():
+            connection.execute("set transaction isolation level repeatable read")
+            names = [name for (name,) in tables(connection) if not of_parts(name)]
+            return {name: copied(connection, name) for name in names}
+
+    def go_back(self, moment):
+        with self.server.connection() as connection, connection.transaction():
+            for name, content in moment.items():
+                connection.execute(f"delete from {name}")
+                with connection.cursor().copy(f"copy {name} from stdin") as copy:
+                    copy.write(content)
+
     def lose_data(self, part):
         change(self.server, "delete from {} where {} = {}", staging_table("onerow", part.table), PART, data_number(part))
 
@@ -264,6 +281,16 @@ def change(server, text, *pieces):
         connection.execute(composed(text, *pieces))
 
 
+def of_parts(name):
+    """Say whether a table is one of the part store's."""
+    return name.startswith(("onerow.parts", "onerow.staged_", "onerow.quarantine"))
+
+
+def copied(connection, name):
+    with connection.cursor().copy(f"copy {name} to stdout") as copy:
+        return b"".join(copy)
+
+
 def lose_a_row(server, part):
     table = staging_table("onerow", part.table)
     change(server, "delete from {0} where ctid = (select min(ctid) from {0} where {1} = {2})", table, PART, data_number(part))
@@ -283,50 +310,3 @@ def utc(value):
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
     return value
 
-
-
-
-NOT_YET = (
-    "a_batch_is_named_only_if_it_is_the_only_one",
-    "a_clashing_version_gets_a_new_number",
-    "a_clean_table_needs_no_repair",
-    "a_consolidation_beside_a_repair_waits_or_wins",
-    "a_consolidation_repairs_if_the_table_says_so",
-    "a_consolidation_repairs_only_its_partitions",
-    "a_refused_consolidation_repairs_nothing",
-    "a_removed_row_can_be_restored_and_back",
-    "a_repair_is_fenced",
-    "a_repair_that_was_asked_for_does_not_contradict_the_answer",
-    "a_repair_whose_lease_is_lost_keeps_nothing",
-    "a_row_of_a_key_that_is_gone_comes_back",
-    "a_table_without_partitions_is_repaired",
-    "a_warehouse_restored_to_an_earlier_moment_heals",
-    "an_outdated_plan_is_refused",
-    "columns_declared_later_are_kept_too",
-    "copies_of_a_version_are_removed",
-    "keys_that_a_cast_would_have_folded_are_told",
-    "looking_changes_nothing_and_finds_the_same",
-    "nothing_is_restored_into_versions",
-    "null_is_a_key_like_any_other",
-    "one_of_identical_copies_stays",
-    "only_what_was_removed_can_be_restored",
-    "other_partitions_are_left_alone",
-    "removed_rows_are_kept_whole",
-    "the_end_of_a_repair_can_be_asked_for",
-    "the_history_names_the_repair",
-    "the_ledger_explains_the_table_after_a_repair",
-    "the_newest_of_several_removed_rows_comes_back",
-    "the_newest_row_stays",
-    "the_plan_names_keys_and_rows",
-    "the_plan_tells_likely_causes",
-    "ties_are_broken_as_in_a_merge",
-    "two_repairs_at_once_remove_once",
-    "versions_are_repaired_while_consolidating",
-)
-"""Checks of repair, restore, guarded statements and backups."""
-
-GAPS = {
-    (backend, check): "the PostgreSQL adapter offers no repair, restore, guarded statements and backups yet"
-    for backend in ("postgresql", "postgresql-unenforced")
-    for check in NOT_YET
-}

@@ -14,7 +14,7 @@ from onerow.errors import StagingError
 from support import postgres as servers
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reference" / "postgresql-grants.md"
-ROLES = ("onerow_worker", "onerow_consolidator", "onerow_observer")
+ROLES = ("onerow_worker", "onerow_consolidator", "onerow_observer", "onerow_repairer")
 CONFIG = """
 warehouse = "{url}"
 
@@ -85,3 +85,20 @@ def test_a_worker_stages_and_a_consolidator_consolidates_and_an_observer_looks(a
         assert [entry.action for entry in store.ports.warehouse.history(table=table, batch=None, limit=9)] == [
             "consolidate"
         ]
+
+
+def test_a_repairer_moves_rows_aside_and_brings_them_back_and_a_consolidator_does_not(as_role):
+    table, key = "player_prop_predictions", {"player_lookup": "jokic"}
+    with as_role() as store, store.ports.warehouse.server.connection() as owner:
+        owner.execute("drop index nba.player_prop_predictions_onerow_key")
+        owner.execute("insert into nba.player_prop_predictions select '2026-01-11', 'jokic', now() from generate_series(1, 2)")
+    with as_role("onerow_consolidator") as store:
+        assert "grants to repair: lacks delete on nba.player_prop_predictions" in told(store)
+        assert store.repair(table).exit_code != 0
+    with as_role("onerow_repairer") as store:
+        assert "grants: may stage, consolidate, repair, check" in told(store)
+        result = store.repair(table)
+        assert result.exit_code == 0
+        store.restore(table, result.run, key, "2026-01-11")
+        with store.guarded(table, "2026-01-11", reason="test") as tx:
+            assert tx.execute(f"delete from {tx.target} returning player_lookup") == [("jokic",)]

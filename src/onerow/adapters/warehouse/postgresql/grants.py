@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from onerow.adapters.postgresql.connection import rows
 from onerow.adapters.warehouse.postgresql import sql
 from onerow.adapters.warehouse.postgresql.layout import staging_name
+from onerow.adapters.warehouse.postgresql.removed import removed_name
 from onerow.adapters.warehouse.postgresql.target import schema_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ _CONSOLIDATE: Final[Mapping[str, Sequence[str]]] = {
     "ledger": ("select", "insert"),
     "history": ("select", "insert"),
     "parts": ("select", "update"),
+}
+_REPAIR: Final[Mapping[str, Sequence[str]]] = {
+    **{name: privileges for name, privileges in _CONSOLIDATE.items() if name not in {"parts", "ledger"}},
+    "ledger": _READ,
 }
 _LOOK: Final[Mapping[str, Sequence[str]]] = dict.fromkeys(("tables", "ledger", "history", "parts", "fences"), _READ)
 
@@ -57,6 +62,7 @@ def missing_grants(
     jobs: dict[str, list[tuple[str, str, str]]] = {
         "stage": [*_needs(control_schema, _STAGE), (control_schema, "part_numbers", "usage")],
         "consolidate": list(_needs(control_schema, _CONSOLIDATE)),
+        "repair": list(_needs(control_schema, _REPAIR)),
         "check": list(_needs(control_schema, _LOOK)),
     }
     for spec in specs:
@@ -65,6 +71,11 @@ def missing_grants(
         jobs["stage"] += [(control_schema, staging, privilege) for privilege in ("select", "insert")]
         jobs["consolidate"] += [(control_schema, staging, privilege) for privilege in ("select", "delete")]
         jobs["consolidate"] += [(*target, privilege) for privilege in ("select", "insert", "update")]
+        repair = [(*target, privilege) for privilege in ("select", "insert", "update", "delete")]
+        repair += [(schema_of(spec), removed_name(spec), privilege) for privilege in ("select", "insert", "delete")]
+        jobs["repair"] += repair
+        if spec.on_existing_duplicates == "repair":
+            jobs["consolidate"] += [need for need in repair if need not in jobs["consolidate"]]
         jobs["check"].append((*target, "select"))
     found: dict[str, list[str]] = {}
     for job, needs in jobs.items():
@@ -72,7 +83,8 @@ def missing_grants(
         found[job] = [f"{privilege} on {schema}.{name}" for schema, name, privilege in lacking]
     (temporary,) = rows(connection, sql.SQL("select has_database_privilege(current_database(), 'temporary')"))[0]
     if not temporary:
-        found["consolidate"].append("temporary on the database")
+        for job in ("consolidate", "repair"):
+            found[job].append("temporary on the database")
     return found
 
 

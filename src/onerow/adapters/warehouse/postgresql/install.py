@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
-from onerow.adapters.postgresql.connection import row, rows, run
+from onerow.adapters.postgresql.connection import MAX_NAME_BYTES, row, rows, run
 from onerow.adapters.warehouse.postgresql import sql
 from onerow.adapters.warehouse.postgresql.control import CONTROL_TABLES
 from onerow.adapters.warehouse.postgresql.layout import staging_name, staging_table, staging_type
 from onerow.adapters.warehouse.postgresql.numbering import take_into_versions
-from onerow.adapters.warehouse.postgresql.removed import install_removed, removed_name
+from onerow.adapters.warehouse.postgresql.removed import install_removed
 from onerow.adapters.warehouse.postgresql.target import (
     find_columns,
     holds_key,
     misfit,
+    related_name,
     schema_of,
     target_table,
 )
@@ -28,10 +28,8 @@ if TYPE_CHECKING:
     from onerow.adapters.warehouse.postgresql.target import TargetColumn
     from onerow.core.spec import Column, TableSpec
 
-MAX_NAME_BYTES: Final = 63
 MAX_INDEX_COLUMNS: Final = 32
 SYSTEM_COLUMNS: Final = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
-READABLE_CHARS: Final = 40
 HAS_SCHEMA: Final = sql.SQL("select exists (select from pg_catalog.pg_namespace where nspname = $1)")
 UNIQUE_SUFFIX: Final = "_onerow_key"
 LOOKUP_SUFFIX: Final = "_onerow_lookup"
@@ -231,13 +229,8 @@ def _refuse_duplicates(connection: Connection, spec: TableSpec, names: Sequence[
 
 
 def index_name(spec: TableSpec, suffix: str = UNIQUE_SUFFIX) -> str:
-    """Return the name of an index on the key; short enough and told apart by a digest."""
-    name = spec.target[-1]
-    whole = f"{name}{suffix}"
-    if len(whole.encode()) <= MAX_NAME_BYTES:
-        return whole
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name.encode()[:READABLE_CHARS].decode(errors='ignore')}_{digest}{suffix}"
+    """Return the name of an index on the key."""
+    return related_name(spec, suffix)
 
 
 def misfits(spec: TableSpec, found: Sequence[TargetColumn], kind: str) -> list[str]:
@@ -267,7 +260,7 @@ def _check_names(spec: TableSpec) -> None:
         raise ConfigurationError(
             f"Table {spec.name!r}: a target in PostgreSQL is table or schema.table, not {'.'.join(spec.target)!r}."
         )
-    for name in (*spec.target, removed_name(spec), *(column.name for column in spec.stored_columns)):
+    for name in (*spec.target, *(column.name for column in spec.stored_columns)):
         if len(name.encode()) > MAX_NAME_BYTES:
             raise ConfigurationError(
                 f"Table {spec.name!r}: the name {name!r} is longer than {MAX_NAME_BYTES} bytes, which is all that "

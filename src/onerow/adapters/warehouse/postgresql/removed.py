@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from onerow.adapters.postgresql.connection import run
 from onerow.adapters.warehouse.postgresql import sql
-from onerow.adapters.warehouse.postgresql.target import find_columns, related_table, schema_of
+from onerow.adapters.warehouse.postgresql.target import find_columns, related_name, related_table, schema_of
 from onerow.errors import ConfigurationError, NotInstalledError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ REMOVED_COLUMNS: Final = {
 
 def removed_name(spec: TableSpec) -> str:
     """Return the name of the table of rows that were moved aside, without its schema."""
-    return spec.target[-1] + REMOVED_SUFFIX
+    return related_name(spec, REMOVED_SUFFIX)
 
 
 def removed_table(spec: TableSpec) -> sql.Identifier:
@@ -46,7 +46,7 @@ def install_removed(connection: Connection, spec: TableSpec, columns: Sequence[T
     Raises:
         ConfigurationError: a table of this name is there and cannot keep the target's rows as they are.
     """
-    name, table = ".".join(spec.target) + REMOVED_SUFFIX, removed_table(spec)
+    name, table = _told(spec), removed_table(spec)
     there, _ = find_columns(connection, schema_of(spec), removed_name(spec))
     wanted = _wanted(spec, columns)
     if not there:
@@ -86,7 +86,7 @@ def check_removed(connection: Connection, spec: TableSpec, columns: Sequence[Tar
         NotInstalledError: the table is not there or lacks a declared column.
         ConfigurationError: a column has another type than the target's.
     """
-    name = ".".join(spec.target) + REMOVED_SUFFIX
+    name = _told(spec)
     there, _ = find_columns(connection, schema_of(spec), removed_name(spec))
     lacking = _lacking(spec, there)
     if lacking:
@@ -94,6 +94,10 @@ def check_removed(connection: Connection, spec: TableSpec, columns: Sequence[Tar
             f"The table {name} is missing or lacks the column {lacking[0]!r}.", hint="Run `onerow init`."
         )
     _check_types(name, there, _wanted(spec, columns))
+
+
+def _told(spec: TableSpec) -> str:
+    return ".".join((*spec.target[:-1], removed_name(spec)))
 
 
 def _lacking(spec: TableSpec, there: Sequence[TargetColumn]) -> list[str]:

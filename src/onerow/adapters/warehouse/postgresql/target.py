@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from onerow.adapters.postgresql.connection import rows, together
+from onerow.adapters.postgresql.connection import MAX_NAME_BYTES, rows, together
 from onerow.adapters.warehouse.postgresql import sql
 from onerow.errors import ConfigurationError, NotInstalledError
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 PUBLIC: Final = "public"
 """Where a target without a schema stands, whatever the session's search path is."""
+
+READABLE_CHARS: Final = 40
+"""How much of a long name is kept of it where it had to be cut."""
 
 _DECIMAL_SCALE_BITS: Final = 0x7FF
 _MODIFIER_HEADER: Final = 4
@@ -109,9 +113,19 @@ def target_table(spec: TableSpec) -> sql.Identifier:
     return sql.Identifier(schema_of(spec), spec.target[-1])
 
 
+def related_name(spec: TableSpec, suffix: str) -> str:
+    """Return the name of what stands beside the target; where the server would cut it, a digest tells it apart."""
+    name = spec.target[-1]
+    if len(f"{name}{suffix}".encode()) <= MAX_NAME_BYTES:
+        return f"{name}{suffix}"
+    digest = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}{suffix}"
+    readable = name.encode()[: min(READABLE_CHARS, MAX_NAME_BYTES - len(digest))]
+    return f"{readable.decode(errors='ignore')}{digest}"
+
+
 def related_table(spec: TableSpec, suffix: str) -> sql.Identifier:
     """Return the full name of a table or view beside the target."""
-    return sql.Identifier(schema_of(spec), spec.target[-1] + suffix)
+    return sql.Identifier(schema_of(spec), related_name(spec, suffix))
 
 
 def find_columns(connection: Connection, schema: str, name: str) -> tuple[list[TargetColumn], str]:

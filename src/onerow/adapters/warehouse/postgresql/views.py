@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from onerow.adapters.postgresql.connection import rows, run
 from onerow.adapters.warehouse.postgresql import sql
-from onerow.adapters.warehouse.postgresql.target import compared, schema_of, target_table
+from onerow.adapters.warehouse.postgresql.target import compared, related_name, schema_of, target_table
 from onerow.core.views import CURRENT, DUPLICATES, monitor_columns
 from onerow.errors import ConfigurationError
 
@@ -58,7 +58,7 @@ def views_of(spec: TableSpec, columns: Sequence[TargetColumn]) -> list[View]:
     if spec.mode == "versions":
         views.append((CURRENT, _current(spec, by_name), [column.name for column in spec.stored_columns]))
     return [
-        View(schema_of(spec), spec.target[-1] + suffix, query, _digest(query, by_name, names))
+        View(schema_of(spec), related_name(spec, suffix), query, _digest(query, by_name, names))
         for suffix, query, names in views
     ]
 
