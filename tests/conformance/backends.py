@@ -447,6 +447,7 @@ class DuckLakeHarness(WarehouseHarness):
             locate=self.locate,
             busy_timeout_s=30.0,
             transaction=self.transaction,
+            threads=1,
         )
 
     def installed(self, spec=None, **changes):
@@ -468,7 +469,7 @@ class DuckLakeHarness(WarehouseHarness):
         folder = Path(tempfile.mkdtemp(prefix="onerow-lake-"))
         atexit.register(shutil.rmtree, folder)
         catalog = self.new_catalog(folder)
-        warehouse = DuckLakeWarehouse(catalog=catalog, data_path=str(folder / "lake"), locate=str)
+        warehouse = DuckLakeWarehouse(catalog=catalog, data_path=str(folder / "lake"), locate=str, threads=1)
         with closing(warehouse):
             warehouse.install(specs, lock_store=LOCKS, adopt_locks=False)
         return folder, catalog
@@ -492,7 +493,9 @@ class DuckLakeHarness(WarehouseHarness):
     def connection(self):
         """Attach the lake as somebody does who does not use onerow."""
         if self._bystander is None:
-            self._bystander = Lake(catalog_of(self.catalog, busy_timeout_s=30.0), self.data_path, busy_timeout_s=30.0)
+            self._bystander = Lake(
+                catalog_of(self.catalog, busy_timeout_s=30.0), self.data_path, busy_timeout_s=30.0, threads=1
+            )
         with self._bystander.open() as connection:
             yield connection
 

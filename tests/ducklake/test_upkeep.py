@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from onerow.adapters.clock import SystemClock, SystemIds, Threads
 from onerow.adapters.warehouse.ducklake import upkeep
 from onerow.core.plans import Committed
+from onerow.errors import LockAcquisitionError
+from onerow.services.leases import Leases, LeaseSettings
+from onerow.services.retention import Retention
 from onerow.testing.conformance.harness import SPEC, a_row, assert_table, at, counted, refused
+from onerow.testing.memory_locks import MemoryLocks
 
 
 def merge_some(harness, count):
@@ -29,6 +34,24 @@ def test_small_files_are_merged_and_rows_stay(lake):
     lake.stage("later", "w1", [a_row(created_at=at(9))])
     assert counted(lake.merge("later")) == (1, 0, 1, 0, 0)
     assert len(warehouse.history(table="props", batch=None, limit=99)) == 5
+
+
+def test_gc_compacts_at_the_tables_turn(on_sqlite):
+    expected = merge_some(on_sqlite, 3)
+    warehouse = on_sqlite.warehouse()
+    settings = LeaseSettings(max_wait_s=0.05)
+    leases = Leases(
+        store=MemoryLocks(), clock=SystemClock(), background=Threads(), ids=SystemIds(), settings=settings
+    )
+    retention = Retention(warehouse=warehouse, parts=on_sqlite.parts)
+    planned = warehouse.upkeep([SPEC], apply=False)
+    domain = warehouse.capabilities.commit_domain
+    with leases.commit_turn(domain, SPEC.name, holder="a consolidation", batch="b"):  # noqa: SIM117 -- what is held
+        with pytest.raises(LockAcquisitionError):
+            retention.keep_up([SPEC], leases=leases, holder="gc")
+    assert warehouse.upkeep([SPEC], apply=False) == planned, "nothing was done"
+    assert retention.keep_up([SPEC], leases=leases, holder="gc") == planned
+    assert_table(on_sqlite, expected)
 
 
 def test_old_snapshots_go_and_the_files_that_only_they_name(lake, monkeypatch):

@@ -12,6 +12,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
+from itertools import pairwise
 
 import psycopg
 import pyarrow as pa
@@ -20,14 +21,14 @@ from psycopg import sql
 
 from conformance.postgresql import PostgresHarness, open_parts
 from onerow.adapters.postgresql.connection import Server
-from onerow.adapters.warehouse.postgresql import spool
+from onerow.adapters.warehouse.postgresql import merge, spool
 from onerow.adapters.warehouse.postgresql.merge import Transaction
 from onerow.adapters.warehouse.postgresql.warehouse import PostgresWarehouse
 from onerow.core.plans import Committed, Refused, Unknown
 from onerow.core.rows import arrow_schema
 from onerow.core.spec import Column
 from onerow.core.types import ColumnType, parse_type
-from onerow.errors import ConfigurationError, DuplicatesError, RowRefusedError, WarehouseBusyError
+from onerow.errors import ConfigurationError, DuplicatesError, RowRefusedError, VerificationError, WarehouseBusyError
 from onerow.testing.conformance.asking import Beside, eventually, raises, together
 from onerow.testing.conformance.harness import (
     DAY,
@@ -61,6 +62,61 @@ def terminated(harness):
             "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() "
             "and pid <> pg_backend_pid() and state = 'idle in transaction'"
         )
+
+
+# --- few round trips ----------------------------------------------------------------------------
+
+
+def test_a_small_merge_is_eleven_round_trips(harness):
+    """Guards, begin, target, staged rows; guard, token, todo, merge, verify, record; commit."""
+    for number in range(3):
+        harness.stage("b1", f"w{number}", [a_row(player=f"player {number}")])
+    with Proxy(servers.address(harness.url)) as proxy:
+        warehouse = PostgresWarehouse(servers.through(harness.url, proxy.port))
+        warehouse.merged("props", "b1")  # it is connected now
+        asked = []
+        proxy.cut_when(lambda asks: bool(asked.append(asks)), when="before")
+        outcome = harness.apply(harness.plan("b1"), on=warehouse)
+        warehouse.close()
+    assert counted(outcome) == (3, 3, 0, 0, 0)
+    # Each is what was asked since the server's last answer: one that begins like the one before goes on with it.
+    trips = sum(not asks.startswith(before) for before, asks in pairwise([b"none", *asked]))
+    assert trips == 11
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_both_ways_to_merge_count_the_same(harness, monkeypatch, tells):
+    """A server before version 17 does not tell what became of the rows: they are counted before."""
+    if not tells:
+        monkeypatch.setattr(merge, "TELLS_MERGED", 10**9)
+    names = ("stays", "is newer", "is older")
+    harness.stage("b1", "w1", [a_row(player=name, created_at=at(5)) for name in names])
+    assert counted(harness.merge("b1")) == (3, 3, 0, 0, 0)
+    later = {"stays": 5, "is newer": 6, "is older": 4, "is new": 0}
+    rows = [a_row(player=name, created_at=at(seconds)) for name, seconds in later.items()]
+    again = [a_row(player="is newer", created_at=at(6)), a_row(player="is new", created_at=at(-1))]
+    harness.stage("b2", "w1", rows)
+    harness.stage("b2", "w2", again)
+    assert counted(harness.merge("b2")) == (6, 1, 1, 2, 2)
+    assert_table(
+        harness,
+        [a_row(player=name, created_at=at(seconds)) for name, seconds in {**later, "is older": 5}.items()],
+    )
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_trigger_that_turns_a_row_away_is_noticed(harness, monkeypatch, tells):
+    if not tells:
+        monkeypatch.setattr(merge, "TELLS_MERGED", 10**9)
+    with harness.server.connection() as connection:
+        connection.execute("create function away() returns trigger language plpgsql as 'begin return null; end'")
+        connection.execute(
+            "create trigger away before insert on props for each row when (new.player = 'unwanted') "
+            "execute function away()"
+        )
+    harness.stage("b1", "w1", [a_row(), a_row(player="unwanted")])
+    assert isinstance(refused(harness.merge("b1"), "failed").error, VerificationError)
+    assert_table(harness, [])
 
 
 # --- faults ------------------------------------------------------------------------------------

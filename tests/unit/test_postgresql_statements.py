@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import psycopg
@@ -52,6 +54,15 @@ def test_codes_are_classified(error, failure, kind):
     mapped = map_error(error("told"), "doing it")
     assert type(mapped) is kind
     assert mapped.message.startswith("doing it: told")
+
+
+def test_what_is_slow_to_load_is_loaded_by_who_needs_it():
+    code = (
+        "import sys, onerow.adapters.warehouse.postgresql.warehouse, onerow.adapters.warehouse.postgresql.parts;"
+        "print({'duckdb', 'pandas', 'polars', 'pyarrow.dataset'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_unknown_codes_go_by_their_class():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onerow.core.spec import TableSpec
     from onerow.ports.partstore import PartStore
     from onerow.ports.warehouse import Warehouse
+    from onerow.services.leases import Leases
 
 MIN_REMAINS_AGE_S: Final = 3_600.0
 """Younger files may belong to a writer that is still at work."""
@@ -82,6 +83,17 @@ class Retention:
         removed = self._parts.remove_remains(older_than_s=max(older_than_s, MIN_REMAINS_AGE_S))
         return purged, removed
 
-    def keep_up(self, specs: Iterable[TableSpec]) -> Sequence[str]:
-        """Have the warehouse keep its own storage in check; return what it did, as lines."""
-        return self._warehouse.upkeep(list(specs), apply=True)
+    def keep_up(self, specs: Iterable[TableSpec], *, leases: Leases, holder: str) -> Sequence[str]:
+        """Have the warehouse keep its own storage in check; return what it did, as lines.
+
+        Each table's turn comes when no consolidation commits to it: of the two at once, one would lose and run again.
+
+        Raises:
+            LockAcquisitionError: a table's turn was not had in time.
+        """
+        domain = self._warehouse.capabilities.commit_domain
+        lines: list[str] = []
+        for spec in specs:
+            with leases.commit_turn(domain, spec.name, holder=holder, batch="gc"):
+                lines += self._warehouse.upkeep([spec], apply=True)
+        return lines

@@ -62,7 +62,7 @@ _GONE = re.compile(
 )
 _MADE_MEANWHILE = re.compile(r"already exists|duplicate key value|database is locked|tuple concurrently updated")
 
-_idle: dict[tuple[int, tuple[str, ...]], list[duckdb.DuckDBPyConnection]] = {}
+_idle: dict[tuple[int, tuple[str, ...], int | None], list[duckdb.DuckDBPyConnection]] = {}
 _idle_guard = threading.Lock()
 
 
@@ -136,6 +136,7 @@ class Lake(Database):
         busy_timeout_s: how long to wait for others, in seconds.
         control_schema: where the control tables are.
         only_looks: attached so that nothing can be changed, whatever the catalog calls the folder of the files.
+        threads: that an instance uses; None: as many as the engine thinks fit. With few rows one is cheapest.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class Lake(Database):
         busy_timeout_s: float,
         control_schema: str = "onerow",
         only_looks: bool = False,
+        threads: int | None = None,
     ) -> None:
         scratch = catalog.path or Path(tempfile.gettempdir()) / f"onerow-{os.getuid()}"
         super().__init__(scratch, busy_timeout_s=busy_timeout_s)
@@ -153,18 +155,21 @@ class Lake(Database):
         self.data_path = data_path
         self.create = False
         self._only_looks = only_looks
+        self._threads = threads
         self._control_schema = control_schema
         self._folders: dict[tuple[str, str | None], Path] = {}
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """Return an instance with the extensions loaded; an idle one if there is, loading them takes long."""
         with _idle_guard:
-            waiting = _idle.get((os.getpid(), self.catalog.extensions))
+            waiting = _idle.get(self._kind())
             connection = waiting.pop() if waiting else None
         if connection is None:
             connection = duckdb.connect(
                 config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
             )
+            if self._threads is not None:
+                connection.execute("set threads = ?", [self._threads])
             extensions.load(connection, self.catalog.extensions)
             connection.execute("set TimeZone = 'UTC'")
             connection.execute("set enable_progress_bar = false")
@@ -173,6 +178,10 @@ class Lake(Database):
             connection.execute("set ducklake_retry_backoff = 1.2")
         connection.execute("set temp_directory = ?", [f"{self.path}.tmp"])
         return connection
+
+    def _kind(self) -> tuple[int, tuple[str, ...], int | None]:
+        """Return what tells instances that may stand for each other."""
+        return (os.getpid(), self.catalog.extensions, self._threads)
 
     @contextmanager
     def open(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:  # noqa: ARG002 -- one way to attach
@@ -373,9 +382,8 @@ class Lake(Database):
             self._let_go(instance)
         except duckdb.Error:
             return False
-        key = (os.getpid(), self.catalog.extensions)
         with _idle_guard:
-            waiting = _idle.setdefault(key, [])
+            waiting = _idle.setdefault(self._kind(), [])
             if len(waiting) >= MAX_IDLE_INSTANCES:
                 return False
             waiting.append(instance.connection)

@@ -79,6 +79,7 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
         data_path: absolute folder or object store URL of the lake's files.
         locate: gives the local path of a part's file, checked against its manifest.
         transaction: the steps; the test kit gives one with a step switched off.
+        threads: of each instance of DuckDB; None: as many as it thinks fit.
     """
 
     layout = installation.Layout(own_guards=True, partitioned=True, required_later=False)
@@ -94,10 +95,13 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
         transaction: type[Transaction] = Transaction,
         versions: type[VersionsTransaction] = VersionsTransaction,
         interventions: type[LakeInterventions] = LakeInterventions,
+        threads: int | None = None,
     ) -> None:
         place = catalog_of(catalog, busy_timeout_s=busy_timeout_s)
         self._folder = None if "://" in data_path else Path(data_path)
-        self._lake = Lake(place, data_path, control_schema=control_schema, busy_timeout_s=busy_timeout_s)
+        self._lake = Lake(
+            place, data_path, control_schema=control_schema, busy_timeout_s=busy_timeout_s, threads=threads
+        )
         super().__init__(
             self._lake,
             locate=locate,

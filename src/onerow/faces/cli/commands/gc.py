@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from onerow.faces.cli.shared import DURATION, Command, Invocation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @click.command(cls=Command)
@@ -37,7 +42,9 @@ def gc(asked: Invocation, /, *, older_than: float | None, applied: bool) -> int:
         retention = Retention(warehouse=store.ports.warehouse, parts=store.ports.parts)
         plan = retention.plan(store.tables.values(), older_than_s=older_than_s)
         purged, removed = retention.apply(plan, older_than_s=older_than_s) if applied else (0, plan.remains)
-        upkeep = retention.keep_up(store.tables.values()) if applied else plan.upkeep
+        upkeep: Sequence[str] = plan.upkeep
+        if applied:
+            upkeep = retention.keep_up(store.tables.values(), leases=store.ports.leases, holder=store.holder)
     if printer.json:
         printer.document(
             {
