@@ -195,22 +195,19 @@ def run(connection: Connection, statement: Statement, *values: object) -> int:
     return psycopg.RawCursor(connection).execute(statement, values or None).rowcount
 
 
-def together(connection: Connection, *questions: tuple[Statement, Sequence[object]]) -> list[RawCursor]:
-    """Run statements in one round trip, one after the other; each sees what is committed when it begins.
+def in_turn(connection: Connection, *questions: tuple[Statement, Sequence[object]]) -> list[RawCursor]:
+    """Run statements one after the other and return their cursors.
 
-    Inside a transaction only: outside of one the server would make one of them all.
-
-    Returns:
-        The cursors, with the rows or the number of rows of each statement.
+    Not as a pipeline: a process that is frozen between two statements of one is not idle for the server, which would
+    end it much later than after its lease, or never.
 
     Raises:
         psycopg.Error: the first that failed; those behind it were not run.
     """
-    with connection.pipeline():
-        return [
-            psycopg.RawCursor(connection).execute(statement, tuple(values), binary=True)
-            for statement, values in questions
-        ]
+    return [
+        psycopg.RawCursor(connection).execute(statement, tuple(values), binary=True)
+        for statement, values in questions
+    ]
 
 
 def application_name(*words: str) -> str:

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from onerow.adapters.postgresql.connection import row, rows, run, together
+from onerow.adapters.postgresql.connection import in_turn, row, rows, run
 from onerow.adapters.warehouse.postgresql import steps
 from onerow.adapters.warehouse.postgresql.layout import check_rows, data_number, staging_table
 from onerow.adapters.warehouse.postgresql.repair import Repair, repair_for_merge
@@ -110,7 +110,7 @@ def prepare(connection: Connection, plan: MergePlan, *, control_schema: str) -> 
     count = statements["count_staged"], ()
     few = sum(task.rows_staged for task in plan.tasks) <= FEW_ROWS
     steps = [(statements.render("stage", source=source, parts=parts), ())]
-    *_, counted = together(connection, *steps, *([] if few else [(statements["analyze"], ())]), count)
+    *_, counted = in_turn(connection, *steps, *([] if few else [(statements["analyze"], ())]), count)
     tallies = {task.partition: Tally(task.rows_staged) for task in plan.tasks}
     found: dict[str | None, int] = {}
     patterns = []
@@ -131,7 +131,7 @@ def prepare(connection: Connection, plan: MergePlan, *, control_schema: str) -> 
         tally.winners = found[name]
     if repeated:
         names = ("collect_losers", "drop_losers", "count_losers")
-        _, deleted, lost = together(connection, *((statements[name], ()) for name in names))
+        _, deleted, lost = in_turn(connection, *((statements[name], ()) for name in names))
         dropped = deleted.rowcount
         for value, losers in lost.fetchall():
             tallies[name_of(spec, value)].winners -= losers
@@ -260,7 +260,7 @@ class Transaction:
         statements, tallies = self.statements, self.prepared.tallies
         merges = [(statements.merge_and_tell(pattern), ()) for pattern in statements.patterns]
         inserted = dict.fromkeys(tallies, 0)
-        for told in together(self.connection, *merges):
+        for told in in_turn(self.connection, *merges):
             for value, new, updated in told.fetchall():
                 inserted[name_of(self.plan.spec, value)] += new
                 self._tally(value).updated += updated
@@ -290,7 +290,7 @@ class Transaction:
         now, when it can no longer be dropped before our commit. Else all keys of the partitions are counted.
         """
         staged = self.statements["verify_staged"], ()
-        unique, found = together(self.connection, unique_indexes(self.plan.spec), staged)
+        unique, found = in_turn(self.connection, unique_indexes(self.plan.spec), staged)
         if not (self.statements.target.enforced and holds(self.plan.spec, unique.fetchall())):
             (doubled,) = row(self.connection, self.statements["verify_keys"])
             if doubled:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from onerow.adapters.postgresql.connection import run, together
+from onerow.adapters.postgresql.connection import in_turn, run
 from onerow.core.partitions import encode_partition
 from onerow.errors import DuplicatesError, LockStoreMismatchError, NotInstalledError, StaleLeaseError
 
@@ -62,7 +62,7 @@ def take_guards(
         LockStoreMismatchError: the table is used with another lock store.
     """
     names = [partition or "" for partition in partitions]
-    guards, _, table = together(
+    guards, _, table = in_turn(
         connection,
         (control["change_guards"], (name, names)),
         (control["share_table"], (control_schema, name)),
@@ -87,7 +87,7 @@ def raise_fences(
 ) -> None:
     """Compare tokens with the fences of their partitions and raise these; None is no token.
 
-    A fence above the token is written over in the same round trip; the refusal rolls it back.
+    A fence above the token is written over before it is compared; the refusal rolls it back.
 
     Raises:
         StaleLeaseError: a higher token has committed for one of them.
@@ -95,7 +95,7 @@ def raise_fences(
     held = {partition or "": token for partition, token in tokens.items() if token is not None}
     if not held:
         return
-    fences, *_ = together(
+    fences, *_ = in_turn(
         connection,
         (control["read_fences"], (name, list(held))),
         (control["delete_fences"], (name, list(held))),
@@ -128,10 +128,10 @@ def write_history(
     reason: str = "",
     beside: tuple[sql.Composed, Sequence[object]] | None = None,
 ) -> None:
-    """Write entries of one transaction into the history, one a partition; ``beside`` runs in the same round trip."""
+    """Write entries of one transaction into the history, one a partition; ``beside`` runs before."""
     about = (action, table, batch, run_id, attempt, unlocked, holder, merge_s, verify_s, reason)
     history = (control["insert_history"], (*about, *(list(values) for values in zip(*entries, strict=True))))
-    together(connection, *(() if beside is None else (beside,)), history)
+    in_turn(connection, *(() if beside is None else (beside,)), history)
 
 
 def name_of(spec: TableSpec, value: Any) -> str | None:

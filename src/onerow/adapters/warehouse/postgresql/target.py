@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from onerow.adapters.postgresql.connection import MAX_NAME_BYTES, rows, together
+from onerow.adapters.postgresql.connection import MAX_NAME_BYTES, in_turn, rows
 from onerow.adapters.warehouse.postgresql import sql
 from onerow.errors import ConfigurationError, NotInstalledError
 
@@ -177,7 +177,7 @@ def describe(connection: Connection, spec: TableSpec) -> Target:
         ConfigurationError: it has a column that is not declared.
     """
     name = ".".join(spec.target)
-    there, unique = together(connection, (_COLUMNS, (schema_of(spec), spec.target[-1])), unique_indexes(spec))
+    there, unique = in_turn(connection, (_COLUMNS, (schema_of(spec), spec.target[-1])), unique_indexes(spec))
     columns, kind = _columns(there.fetchall())
     if not columns:
         raise NotInstalledError(f"There is no table {name} in the warehouse.", hint="Run `onerow init`.")
