@@ -111,9 +111,6 @@ update {target} as t set {version_column} = r.__onerow_number from pg_temp.__one
 where t.tableoid = r.__onerow_part and t.ctid = r.__onerow_row and r.__onerow_number is not null
     and {row_hash} = r.__onerow_hash and {among};
 
--- name: drop_collected
-drop table if exists pg_temp.__onerow_suspects, pg_temp.__onerow_repeated, pg_temp.__onerow_keys;
-
 -- name: find_removed
 select t.ctid::text, {id}, t.__onerow_removed_at, t.__onerow_reason from {removed} as t
 where t.__onerow_run = $1 and {is_key} order by {newest_first}, t.ctid limit 1;
