@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 import duckdb
 import pytest
 
+from onerow.adapters.warehouse.ducklake import kept
 from onerow.adapters.warehouse.ducklake import lake as lakes
 from onerow.adapters.warehouse.ducklake.kept import KEPT_NAME
 from onerow.core.partitions import Scope
@@ -182,3 +183,19 @@ def test_a_line_that_was_cut_is_made_again(on_postgres):
         assert isinstance(warehouse.resolve(plan), Unknown)
         proxy.refuse(False)
         assert isinstance(warehouse.resolve(plan), Committed)
+
+
+def test_a_file_that_another_transaction_takes_back_meanwhile_is_none_of_ours(tmp_path, monkeypatch):
+    """What is looked at is a folder that others write to; of their files those that are rolled back vanish."""
+    folder = tmp_path / "lake" / "main" / "props"
+    folder.mkdir(parents=True)
+    ours, theirs = (folder / f"ducklake-{kind}.parquet" for kind in ("ours", "theirs"))
+    ours.write_bytes(b"rows")
+    monkeypatch.setattr(kept, "_written_since", lambda *_: iter([ours, theirs]))
+    names = kept.KeptFiles(tmp_path / "lake", [folder], since_s=0.0)
+    ours.unlink()
+    assert names.restore() == 1
+    assert ours.read_bytes() == b"rows"
+    assert not theirs.exists()
+    names.forget()
+    assert not any((tmp_path / "lake" / kept.KEPT_NAME).iterdir())

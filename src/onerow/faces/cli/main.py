@@ -35,7 +35,7 @@ COMMANDS: Final[dict[str, str]] = {
     "dedupe": "Repair keys that stand more than once, or bring a removed row back.",
     "history": "Show what was committed, newest first.",
     "gc": "Remove the data of parts that were merged long ago.",
-    "chaos": "Torture the configured backends on a scratch table, and check.",
+    "chaos": "Torture the configured backends on a scratch table, and check what came of it.",
     "doctor": "Tell what is configured, reachable and allowed.",
 }
 """The commands with their short help; each stands in the module of its name in ``commands``."""

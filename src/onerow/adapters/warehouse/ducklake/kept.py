@@ -50,8 +50,8 @@ class KeptFiles:
         for path in _written_since(folders, since_s):
             second = _second_name(root, self._folder, path)
             second.parent.mkdir(parents=True, exist_ok=True)
-            _link(path, second)
-            self._kept.append((path, second))
+            if _link(path, second):  # else it is another transaction's, which has been rolled back meanwhile
+                self._kept.append((path, second))
 
     def restore(self) -> int:
         """Bring back what is gone; return how many files were."""
@@ -59,7 +59,7 @@ class KeptFiles:
 
     def forget(self) -> None:
         """Remove the second names."""
-        if self._kept:
+        if self._folder.exists():
             shutil.rmtree(self._folder)
 
 
@@ -75,7 +75,7 @@ def bring_back_named(root: Path, named: Callable[[Collection[str]], Collection[s
     """
     gone = {}
     for folder in _folders(root):
-        for second in folder.rglob(f"*{SUFFIX}"):
+        for second in _second_names(folder):
             path = _first_name(root, folder, second)
             if not path.exists():
                 gone[path.name] = (path, second)
@@ -85,7 +85,7 @@ def bring_back_named(root: Path, named: Callable[[Collection[str]], Collection[s
 def left_over(root: Path) -> list[Path]:
     """Return folders of second names that are too old to belong to a commit that still runs."""
     youngest_s = time.time() - OLD_S
-    return [folder for folder in _folders(root) if folder.stat().st_mtime < youngest_s]
+    return [folder for folder in _folders(root) if _changed_s(folder) < youngest_s]
 
 
 def remove_left_over(root: Path) -> int:
@@ -100,6 +100,22 @@ def _folders(root: Path) -> list[Path]:
     """Return the folders of commits under way and of those that were left behind."""
     kept = root / KEPT_NAME
     return sorted(kept.iterdir()) if kept.is_dir() else []
+
+
+def _second_names(folder: Path) -> list[Path]:
+    """Return the second names in a folder; none if its commit ends at this moment and removes it."""
+    try:
+        return list(folder.rglob(f"*{SUFFIX}"))
+    except FileNotFoundError:
+        return []
+
+
+def _changed_s(folder: Path) -> float:
+    """Return when a folder was changed; one whose commit ends at this moment is new."""
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def _second_name(root: Path, folder: Path, path: Path) -> Path:
@@ -121,19 +137,24 @@ def _bring_back(path: Path, second: Path) -> bool:
     if path.exists():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    _link(second, path)
-    return True
+    return _link(second, path)
 
 
-def _link(path: Path, second: Path) -> None:
+def _link(path: Path, second: Path) -> bool:
+    """Give a file a second name; return False if there is no such file any more."""
     try:
         os.link(path, second)
     except FileExistsError:  # somebody else was faster; the file is the same
-        return
+        return True
+    except FileNotFoundError:
+        if path.exists():  # what is missing is the place for the second name
+            raise
+        return False
     except OSError:  # a file system without links; whole or not at all
         made = second.with_name(f"{second.name}.{uuid.uuid4().hex}")
         shutil.copyfile(path, made)
         made.rename(second)
+    return True
 
 
 def _written_since(folders: Iterable[Path], since_s: float) -> Iterator[Path]:
