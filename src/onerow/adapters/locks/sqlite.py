@@ -171,7 +171,7 @@ class SqliteLocks:
             self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
         try:
-            connection.execute("pragma journal_mode = wal")
+            _write_ahead(connection)
             connection.execute("pragma synchronous = normal")
             if not connection.execute("select 1 from sqlite_master where name = 'waiters'").fetchone():
                 sql = files("onerow.adapters.locks").joinpath("sqlite.sql").read_text(encoding="utf-8")
@@ -225,3 +225,17 @@ def _advice(error: sqlite3.Error) -> str:
     if "locked" in text:
         return "Another process has kept it for long; `onerow doctor` shows who uses it."
     return "Check the disk and the path."
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Set write-ahead mode. SQLite waits for nobody here, though several may make the file at once: so we do."""
+    deadline_s = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("pragma journal_mode = wal")
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline_s:
+                raise
+        else:
+            return
+        time.sleep(_POLL_S)
