@@ -1,1 +1,1 @@
-"""BigQuery as a warehouse: every transaction is one script, run as one job, without a session."""
+"""The warehouse in BigQuery, and the parts that are staged in it."""
