@@ -91,3 +91,12 @@ ORDER BY committed_at DESC, consolidation, `partition` LIMIT {limit};
 
 -- name: read_only_batches
 SELECT DISTINCT batch FROM {ledger} WHERE table_name = @name AND `partition` IS NOT DISTINCT FROM @partition LIMIT 2;
+
+-- name: preview
+SELECT (SELECT MAX(lock_store) FROM {guards} WHERE table_name = {name}),
+    (SELECT MAX(token) FROM {fences} WHERE table_name = {name} AND `partition` = {scope});
+
+-- name: fence_counts
+SELECT {scope} AS `partition`, MAX(token) AS token, 0 AS parts, 0 AS rows_staged, 0 AS rows_inserted,
+    0 AS rows_updated, 0 AS rows_unchanged, 0 AS rows_superseded
+FROM {fences} WHERE table_name = {name} AND `partition` = {scope};

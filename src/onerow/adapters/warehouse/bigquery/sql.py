@@ -60,6 +60,18 @@ def text_of(node: Node) -> str:
     return node.sql(DIALECT)
 
 
+class Rendered(exp.Expression):
+    """A statement that was rendered already, as a piece of another one: deep trees are not copied again."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def sql(self, dialect: object = None, **_: object) -> str:  # noqa: ARG002 -- rendered before
+        """Return the text as it is."""
+        return self._text
+
+
 def string(value: str) -> Node:
     """Return a text as a literal."""
     return exp.Literal.string(value)
