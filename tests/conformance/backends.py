@@ -23,6 +23,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conformance.bigquery import BigQueryPartsHarness
 from conformance.postgresql import PostgresHarness, PostgresPartsHarness, UnenforcedPostgresHarness
 from onerow.adapters.clock import SystemClock, SystemIds
 from onerow.adapters.locks.postgresql import PostgresLocks
@@ -186,7 +187,12 @@ def flip_a_byte(path, *, at=None):
     path.write_bytes(bytes(data))
 
 
-PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness, "postgresql": PostgresPartsHarness}
+PART_STORES = {
+    "memory": MemoryPartsHarness,
+    "files": FilePartsHarness,
+    "postgresql": PostgresPartsHarness,
+    "bigquery": BigQueryPartsHarness,
+}
 
 
 # --- warehouses ----------------------------------------------------------------------------

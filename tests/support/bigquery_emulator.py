@@ -90,6 +90,15 @@ def drop_expired(context):
             drop(context, name)
 
 
+def count_rows(context, name):
+    """Tell how many rows there are after DML too. https://cloud.google.com/bigquery/docs/reference/rest/v2/tables#Table"""
+    table = context.catalog.get_table(*name)
+    if table is not None and table.table_type == "TABLE":
+        (rows,) = context.engine.execute(f"SELECT count(*) FROM {tables.quoted_table_ref(*name)}").fetchone()
+        if rows != table.num_rows:
+            context.catalog.update_table(table.model_copy(update={"num_rows": rows}))
+
+
 def drop(context, name):
     context.engine.execute(f"DROP TABLE IF EXISTS {tables.quoted_table_ref(*name)}")
     if context.catalog.get_table(*name) is not None:
@@ -166,6 +175,8 @@ class Documented:
             if expected and table is not None and table.etag != expected:
                 # https://cloud.google.com/bigquery/docs/reference/rest/v2/tables/patch and RFC 7232
                 return await refuse(send, 412, "conditionNotMet", "Precondition check failed.")
+        if len(place) == 8 and place[-2] == "tables" and scope["method"] == "GET":
+            count_rows(self.context, (place[3], place[5], place[7]))
         if place[-1] == "tables" and scope["method"] == "GET":
             scope = {**scope, "query_string": b"maxResults=1000000000"}  # it has pages but no tokens
         return await self.app(scope, receive, send)

@@ -241,10 +241,13 @@ class BigQuery:
         job: str,
         kind: type[OnerowError] = WarehouseError,
         timeout_s: float | None = None,
-    ) -> Loaded:
+    ) -> Loaded | None:
         """Load a file into a table as one job, and return how it went.
 
         The upload is resumable: a broken connection goes on where it was.
+
+        Returns:
+            How it went; None: a job of that id had failed before it was asked for now, so nothing was done.
 
         Raises:
             OutcomeUnknownError: nobody can tell whether it has run.
@@ -270,6 +273,8 @@ class BigQuery:
             )
 
         sent, adopted = self._send(send, job_id, patience, doing=doing, kind=kind)
+        if adopted and sent.state == "DONE" and sent.error_result:
+            return None
         self._finish(sent, patience, doing=doing, derived=True, kind=kind)
         return Loaded(sent.job_id or job_id, int(sent.output_rows or 0), adopted)
 
