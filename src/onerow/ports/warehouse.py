@@ -27,6 +27,8 @@ class Capabilities:
         max_rows: the most staged rows that one transaction should take, if it has several partitions.
         modes: the write modes it offers.
         enforces: whether it can hold a key by a unique index.
+        interactive: whether a transaction can be held open between statements. Where it cannot, it is sent as a
+            whole: a cancellation is asked before it is sent, and the statements of a guarded block return no rows.
     """
 
     commit_domain: Literal["row", "table", "file"]
@@ -34,6 +36,7 @@ class Capabilities:
     max_rows: int
     modes: frozenset[str]
     enforces: bool = False
+    interactive: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class HistoryEntry:
             so that the sum over a partition explains its rows after every action.
         rows_superseded: of ``dedupe`` and ``restore``, the rows that were moved aside.
         committed_at: UTC, by the warehouse's clock.
+        bytes_processed, slot_ms: what preparing it has cost, over all partitions of the transaction, where the engine
+            counts that; None where it does not.
     """
 
     action: str
@@ -80,6 +85,8 @@ class HistoryEntry:
     verify_s: float
     committed_at: dt.datetime
     reason: str
+    bytes_processed: int | None = None
+    slot_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +175,9 @@ class GuardedTransaction(Protocol):
         self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()
     ) -> Sequence[tuple[object, ...]]:
         """Run one statement in the engine's own dialect and return its rows, if it has any.
+
+        Where transactions are not ``interactive`` it is looked at now and run when the block ends, with the others; one
+        that returns rows is refused.
 
         Names without a schema are found where the target stands. After a statement has failed nothing of the block
         is committed, even if the block goes on.

@@ -248,9 +248,7 @@ class Interventions:
         statements = Statements(spec, self._client.names, ())
         steps = Steps(statements, Turn(""), lock_store=None)
         place: Mapping[str, sql.Piece] = {"scope": sql.string(scope.partition or "")}
-        rows = rows_literal(
-            {"partition": "STRING", "token": "INT64"}, [(sql.string(scope.partition or ""), sql.integer(token))]
-        )
+        rows = rows_literal(("partition", "token"), [(sql.string(scope.partition or ""), sql.integer(token))])
         entry = steps.history(
             sql.Rendered(statements(CONTROL, "fence_counts", **place)),
             run=sql.string(""), attempt=sql.integer(0), batch=sql.string(""),

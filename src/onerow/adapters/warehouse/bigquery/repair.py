@@ -16,6 +16,7 @@ from sqlglot import exp
 from onerow.adapters.bigquery.names import column, columns
 from onerow.adapters.warehouse.bigquery import sql
 from onerow.adapters.warehouse.bigquery.guarded import REPAIR, Interventions, about
+from onerow.adapters.warehouse.bigquery.script import COUNTS
 from onerow.adapters.warehouse.bigquery.signals import duplicates_of
 from onerow.adapters.warehouse.bigquery.statements import CONTROL, REMOVED_SUFFIX, Statements, rows_literal
 from onerow.core.partitions import Scope, encode_partition
@@ -212,11 +213,11 @@ class Duplicates:
             self.statements(REPAIR, "fingerprints", **{**self.pieces, "repeated": _all_of(temporary)})
         )
         wanted = rows_literal(
-            {"partition": "STRING", "fingerprint": "STRING"},
+            ("partition", "fingerprint"),
             [(sql.string(name or ""), sql.string(one.fingerprint)) for name, one in found.items()],
         )
         reasons = rows_literal(
-            {"partition": "STRING", "identical": "BOOL", "near": "BOOL", "reason": "STRING", "batch": "STRING"},
+            ("partition", "identical", "near", "reason", "batch"),
             [
                 (
                     sql.string(name or ""),
@@ -321,8 +322,7 @@ class Repairs:
         tokens = {task.partition: task.token for task in plan.tasks}
         zero = sql.integer(0)
         entries = rows_literal(
-            {"partition": "STRING", "token": "INT64", "parts": "INT64", "rows_staged": "INT64",
-             "rows_inserted": "INT64", "rows_updated": "INT64", "rows_unchanged": "INT64", "rows_superseded": "INT64"},
+            COUNTS,
             [
                 (
                     sql.string(name or ""), sql.cast(sql.optional(tokens[name]), "INT64"), zero.copy(), zero.copy(),

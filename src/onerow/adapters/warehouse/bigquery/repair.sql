@@ -3,7 +3,7 @@
 
 -- name: check_rows
 SELECT IF(COUNT(*) = 0, 'one row a key', ERROR(CONCAT('onerow:duplicates:', CAST(COUNT(*) AS STRING), ':',
-    TO_BASE64(CAST(STRING_AGG(k, ',' ORDER BY k LIMIT 100) AS BYTES)), ';')))
+    REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';')))
 FROM (
     SELECT TO_JSON_STRING([{row_identity_texts}, CAST(COUNT(*) AS STRING)]) AS k
     FROM (SELECT {row_identity_of_target} FROM {target} AS T WHERE {touched}) AS T

@@ -52,28 +52,14 @@ def values_of(spec: TableSpec, names: Iterable[str | None]) -> tuple[PartitionVa
     return () if spec.partition is None else tuple(value_of(spec, name) for name in names)
 
 
-def rows_literal(fields: Mapping[str, str], rows: Iterable[Sequence[sql.Node]]) -> sql.Node:
-    """Return a query of literal rows: ``SELECT * FROM UNNEST(ARRAY<STRUCT<...>>[...])``."""
-    struct = exp.DataType(
-        this=exp.DataType.Type.STRUCT,
-        expressions=[
-            exp.ColumnDef(
-                this=exp.to_identifier(name, quoted=True), kind=exp.DataType.build(kind, dialect=DIALECT)
-            )
-            for name, kind in fields.items()
-        ],
-        nested=True,
-    )
-    names = list(fields)
-    values = [
+def rows_literal(names: Sequence[str], rows: Iterable[Sequence[sql.Node]]) -> sql.Node:
+    """Return a query of literal rows, at least one: ``SELECT r.a, ... FROM UNNEST([STRUCT(... AS a, ...), ...]) AS r``."""
+    structs = [
         exp.Struct(expressions=[exp.alias_(node, name, quoted=True) for name, node in zip(names, row, strict=True)])
         for row in rows
     ]
-    if not values:
-        array: sql.Node = exp.cast(exp.Array(expressions=[]), exp.DataType.build("ARRAY", expressions=[struct]))
-    else:
-        array = exp.Array(expressions=values)
-    return exp.select("*").from_(exp.Unnest(expressions=[array]))
+    source = exp.Unnest(expressions=[exp.Array(expressions=structs)], alias=exp.TableAlias(this=exp.to_identifier("r")))
+    return exp.select(*(exp.alias_(column(name, "r"), name, quoted=True) for name in names)).from_(source)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from google.cloud import bigquery
 
 from onerow.adapters.bigquery.client import REQUEST_TIMEOUT_S
 from onerow.adapters.warehouse.bigquery import inspection, sql
+from onerow.adapters.warehouse.bigquery import install as installation
 from onerow.adapters.warehouse.bigquery.commits import Commits, SignalError
 from onerow.adapters.warehouse.bigquery.guarded import Interventions
 from onerow.adapters.warehouse.bigquery.layout import staged_table
 from onerow.adapters.warehouse.bigquery.preparation import SCRATCH, Preparation, PreparedMerge, target_types
-from onerow.adapters.warehouse.bigquery.repair import Repairs, repair_for_merge
+from onerow.adapters.warehouse.bigquery.repair import Repairs
 from onerow.adapters.warehouse.bigquery.script import BEGIN, COMMIT, MergeSteps, Steps, Turn, script_of, seconds
 from onerow.adapters.warehouse.bigquery.signals import duplicates_of, error_of, outcome_of
 from onerow.adapters.warehouse.bigquery.statements import CONTROL, Statements, control_pieces, rows_literal, values_of
@@ -87,6 +88,10 @@ class BigQueryWarehouse:
         """What the engine can do."""
         return CAPABILITIES
 
+    def install(self, specs: Sequence[TableSpec], *, lock_store: str, adopt_locks: bool) -> Sequence[str]:
+        """Create what is missing."""
+        return installation.install(self._client, specs, lock_store=lock_store, adopt_locks=adopt_locks)
+
     # --- merging ---------------------------------------------------------------------------
 
     @contextmanager
@@ -115,7 +120,7 @@ class BigQueryWarehouse:
 
         def script(turn: Turn) -> str:
             found = steps(prepared, turn)
-            return found.script(repair=repair_for_merge(found) if repair else ())
+            return found.script(repair=self._repairs.for_merge(found) if repair else ())
 
         job = job_of(plan) + (" repair" if repair else "")
         began_s = time.perf_counter()
