@@ -80,27 +80,25 @@ class BigQuery:
             WarehouseError: it cannot be looked up.
         """
         if self._location is None:
-            project, dataset = self.names.project, self.names.dataset
-            found = self.dataset_location(dataset)
+            found = self.dataset(self.names.dataset)
             if found is None:
                 raise NotInstalledError(
-                    f"There is no dataset {project}.{dataset}.",
-                    hint="Create it in the location that its data is to be in, or let `onerow init` create it.",
+                    f"There is no dataset {self.names.project}.{self.names.dataset}.",
+                    hint="Create it in the location that its data is to be in; that cannot be changed later.",
                 )
-            self._location = found
+            self._location = str(found.location)
         return self._location
 
-    def dataset_location(self, dataset: str) -> str | None:
-        """Return where a dataset of the project is; None if there is none."""
-        reference = bigquery.DatasetReference(self.names.project, dataset)
+    def dataset(self, name: str) -> bigquery.Dataset | None:
+        """Return a dataset of the project; None if there is none."""
+        reference = bigquery.DatasetReference(self.names.project, name)
         try:
-            found = self.call(
-                f"the dataset {dataset} cannot be looked up",
+            return self.call(
+                f"the dataset {name} cannot be looked up",
                 lambda client: client.get_dataset(reference, retry=None, timeout=REQUEST_TIMEOUT_S),
             )
         except NotInstalledError:
             return None
-        return str(found.location)
 
     # --- calls that start no job -----------------------------------------------------------
 

@@ -111,7 +111,7 @@ class StagedTables:
     def leave(self, table: Table, table_id: str, labels: Mapping[str, str], *, expires_at: dt.datetime | None) -> None:
         """Make an empty table with the description and the columns of another one. Idempotent."""
         columns = [
-            bigquery.SchemaField(column.name, column.type.partition("(")[0], description=column.description)
+            bigquery.SchemaField(column.name, column.plain_type, description=column.description)
             for column in table.columns
         ]
         left = bigquery.Table(self.name(table_id).reference, schema=columns)
