@@ -188,9 +188,19 @@ class Documented:
                 return await refuse(send, 412, "conditionNotMet", "Precondition check failed.")
         if len(place) == 8 and place[-2] == "tables" and scope["method"] == "GET":
             refresh(self.context, (place[3], place[5], place[7]))
+        if place[-1].endswith(":testIamPermissions"):
+            return await self.rights(scope, receive, send)
         if place[-1] == "tables" and scope["method"] == "GET":
             scope = {**scope, "query_string": b"maxResults=1000000000"}  # it has pages but no tokens
         return await self.app(scope, receive, send)
+
+    async def rights(self, scope, receive, send):
+        """Grant what a table's description does not deny. https://cloud.google.com/bigquery/docs/reference/rest/v2/tables/testIamPermissions"""
+        _, _, _, project, _, dataset, _, table_id = scope["path"].strip("/").removesuffix(":testIamPermissions").split("/")
+        table = self.context.catalog.get_table(project, dataset, table_id)
+        wanted = json.loads(await read(receive))["permissions"]
+        denied = (table.description or "") if table is not None else ""
+        await answer(send, 200, {"permissions": [right for right in wanted if f"denied: {right}" not in denied.splitlines()]})
 
     async def job(self, project, query, *asgi):
         """Refuse an id that is used. https://cloud.google.com/bigquery/docs/running-jobs#generate-jobid"""
@@ -256,7 +266,11 @@ def replay(body, receive):
 
 async def refuse(send, status, reason, message):
     error = {"code": status, "message": message, "errors": [{"reason": reason, "message": message, "domain": "global"}]}
-    body = json.dumps({"error": error}).encode()
+    await answer(send, status, {"error": error})
+
+
+async def answer(send, status, data):
+    body = json.dumps(data).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -21,7 +21,7 @@ from google.cloud import bigquery
 
 from onerow.adapters.bigquery.address import connect, parse_address
 from onerow.adapters.bigquery.errors import CallErrors, classify, map_error, told
-from onerow.adapters.bigquery.names import Names, told_apart
+from onerow.adapters.bigquery.names import Names, check_dataset, told_apart
 from onerow.adapters.bigquery.patience import Patience
 from onerow.adapters.bigquery.results import JobFacts, Ran, facts_of
 from onerow.adapters.bigquery.tables import Table, read_table
@@ -63,6 +63,7 @@ class BigQuery:
 
     def __init__(self, url: str, *, control: str = "onerow", job_timeout_s: float = JOB_TIMEOUT_S) -> None:
         address = parse_address(url)
+        check_dataset(control)
         self.names = Names(address.project, address.dataset, control)
         self.job_timeout_s = job_timeout_s
         self._max_bytes_billed = address.max_bytes_billed

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from onerow.adapters.bigquery.client import BigQuery
-    from onerow.adapters.bigquery.names import TableName
+    from onerow.adapters.bigquery.names import Names, TableName
 
 SCHEMA_VERSION: Final = "1"
 GUARDS: Final = "guards"
@@ -90,9 +90,6 @@ def create_guard(client: BigQuery, place: TableName, *, table: str, lock_store: 
     client.run(create.sql(DIALECT))
 
 
-def missing_control_tables(client: BigQuery, tables: list[str]) -> list[str]:
-    """Return the names of control tables that are not there, those of some targets included."""
-    names = client.names
-    there = {str(item.table_id) for item in client.tables(names.control)}
-    wanted = {names.control_table(name, table).table for name in CONTROL_TABLES for table in tables or [""]}
-    return sorted(wanted - there)
+def control_tables_of(names: Names, table: str) -> list[TableName]:
+    """Return all control tables that the target ``table`` needs."""
+    return [names.control_table(name, table) for name in CONTROL_TABLES]

@@ -15,7 +15,6 @@ from sqlglot import exp
 
 from onerow.adapters.bigquery.client import REQUEST_TIMEOUT_S
 from onerow.adapters.bigquery.names import (
-    CONTROL_TABLES,
     DIALECT,
     SHARED_TABLES,
     TableName,
@@ -143,7 +142,7 @@ def _look(
             f"The table {names.target(spec)} is there but does not fit its declaration: {' '.join(problems)}",
             hint="Nothing was created. Correct the declaration or the table.",
         )
-    guard = _read_guard(client, spec) if names.own(GUARDS, spec.name).table in there else None
+    guard = read_guard(client, spec) if names.own(GUARDS, spec.name).table in there else None
     if guard is not None and guard[0] != lock_store and not adopt_locks:
         raise LockStoreMismatchError(
             f"The table {spec.name!r} is used with the lock store {guard[0]}, not with {lock_store}: "
@@ -167,7 +166,12 @@ def _look(
     return work
 
 
-def _read_guard(client: BigQuery, spec: TableSpec) -> tuple[str, str] | None:
+def read_guard(client: BigQuery, spec: TableSpec) -> tuple[str, str] | None:
+    """Return lock store and origin of a target as its guard row has them; None if there is no row.
+
+    Raises:
+        ConfigurationError: there are several.
+    """
     guards = client.names.own(GUARDS, spec.name)
     found = client.run(exp.select(column("lock_store"), column("origin")).from_(guards.node()).sql(DIALECT)).rows
     if len(found) > 1:
@@ -308,7 +312,7 @@ def _install_guard(client: BigQuery, work: _Work, there: set[str], lock_store: s
             lock_store=lock_store,
             origin="created" if work.target is None else "adopted",
         )
-        if _read_guard(client, spec) is None:
+        if read_guard(client, spec) is None:
             raise ConfigurationError(
                 f"The table {guards} is there without its guard row; it was emptied by hand.",
                 hint="Stop all consolidations of the table, remove that table, and run `onerow init` again.",
@@ -332,8 +336,3 @@ def _unnumbered(client: BigQuery, spec: TableSpec, version_column: str) -> bool:
     missing = exp.Is(this=column(version_column), expression=exp.null())
     counted = exp.select(exp.Count(this=exp.Star())).from_(client.names.target(spec).node()).where(missing)
     return bool(client.run(counted.sql(DIALECT)).rows[0][0])
-
-
-def control_names(client: BigQuery, spec: TableSpec) -> list[TableName]:
-    """Return all control tables that a target needs."""
-    return [client.names.control_table(name, spec.name) for name in CONTROL_TABLES]
