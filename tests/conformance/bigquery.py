@@ -16,7 +16,6 @@ from onerow.adapters.bigquery.names import TableName, schema_field
 from onerow.adapters.clock import SystemClock
 from onerow.adapters.warehouse.bigquery import layout
 from onerow.adapters.warehouse.bigquery.parts import BigQueryParts
-from onerow.adapters.warehouse.bigquery.warehouse import BigQueryWarehouse
 from onerow.core.rows import arrow_schema
 from onerow.errors import PartCorruptError, PartGoneError
 from onerow.testing.conformance.harness import PartStoreHarness, WarehouseHarness
@@ -101,6 +100,8 @@ class BigQueryHarness(Datasets, WarehouseHarness):
     options = MappingProxyType({})
 
     def __init__(self, folder):
+        from onerow.adapters.warehouse.bigquery.warehouse import BigQueryWarehouse
+
         super().__init__()
         self._parts = BigQueryParts(self._client, clock=SystemClock(), is_merged=lambda *_: False)
         self._warehouses = [BigQueryWarehouse(self.client(), **self.options) for _ in range(2)]
