@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 CONFIG_NAME = "onerow.toml"
 MIN_LEASE_S = 0.5
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BIGQUERY = re.compile(r"bigquery://([a-z0-9.:-]+)/([A-Za-z0-9_]+)(?:\?max_bytes_billed=\d+)?", re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", re.ASCII)
 
 
@@ -250,6 +251,8 @@ def parse_url(text: str, base: Path) -> Url:
         if not _is_readable(text):
             raise ConfigurationError(f"{_redact(text)!r} is no URL.", hint="Write postgresql://USER@HOST:5432/DATABASE.")
         return Url("postgresql", _redact(text), secret=text)
+    if scheme == "bigquery" and not _BIGQUERY.fullmatch(text):
+        raise ConfigurationError(f"{_redact(text)!r} names no dataset.", hint="Write bigquery://PROJECT/DATASET.")
     return Url(scheme, _redact(text), secret=text)
 
 
@@ -276,6 +279,9 @@ def companion_locks(warehouse: Url) -> Url:
         return Url("sqlite", f"sqlite:///{path}", path=path)
     if warehouse.scheme == "postgresql":
         return warehouse
+    if match := _BIGQUERY.fullmatch(warehouse.secret):
+        text = f"firestore://{match[1]}"
+        return Url("firestore", text, secret=text)
     if warehouse.catalog is not None:
         catalog = warehouse.catalog
         if catalog.path is None:

@@ -25,8 +25,9 @@ from bqemulator import server as server_module  # noqa: E402 -- it needs the ext
 from bqemulator.api import app as app_module  # noqa: E402
 from bqemulator.api.routes import jobs, tables, upload  # noqa: E402
 from bqemulator.catalog.etag import generate_etag  # noqa: E402
-from bqemulator.catalog.models import JobMeta  # noqa: E402
+from bqemulator.catalog.models import JobMeta, TableSchema  # noqa: E402
 from bqemulator.config import Settings  # noqa: E402
+from bqemulator.storage.type_map import duckdb_type_to_bq_field  # noqa: E402
 
 UPLOADED = contextvars.ContextVar("the id that an upload's job was given", default=None)
 EXPIRING = set()
@@ -90,13 +91,22 @@ def drop_expired(context):
             drop(context, name)
 
 
-def count_rows(context, name):
-    """Tell how many rows there are after DML too. https://cloud.google.com/bigquery/docs/reference/rest/v2/tables#Table"""
+def refresh(context, name):
+    """Tell the rows after DML and the columns after DDL.
+
+    https://cloud.google.com/bigquery/docs/reference/rest/v2/tables#Table
+    """
     table = context.catalog.get_table(*name)
-    if table is not None and table.table_type == "TABLE":
-        (rows,) = context.engine.execute(f"SELECT count(*) FROM {tables.quoted_table_ref(*name)}").fetchone()
-        if rows != table.num_rows:
-            context.catalog.update_table(table.model_copy(update={"num_rows": rows}))
+    if table is None or table.table_type != "TABLE":
+        return
+    quoted = tables.quoted_table_ref(*name)
+    (rows,) = context.engine.execute(f"SELECT count(*) FROM {quoted}").fetchone()
+    known = {field.name for field in table.schema_.fields}
+    described = context.engine.execute(f"DESCRIBE {quoted}").fetchall()
+    added = [duckdb_type_to_bq_field(column, kind) for column, kind, *_ in described if column not in known]
+    if rows != table.num_rows or added:
+        schema = TableSchema(fields=(*table.schema_.fields, *tables._parse_schema_fields(added)))
+        context.catalog.update_table(table.model_copy(update={"num_rows": rows, "schema_": schema}))
 
 
 def drop(context, name):
@@ -124,9 +134,9 @@ async def load(project, job_id, config, context):
     shown = "{}:{}.{}".format(*name)
     if before is not None:
         if before.num_rows and wanted.get("writeDisposition") == "WRITE_EMPTY":
-            return failed(project, job_id, config, context, "duplicate", f"Already Exists: Table {shown}")
+            return failed((project, job_id), config, context, "duplicate", f"Already Exists: Table {shown}")
         if any((getattr(before, key) or None) != (value or None) for key, value in properties.items()):
-            return failed(project, job_id, config, context, "invalid", f"Table {shown} is there with other properties")
+            return failed((project, job_id), config, context, "invalid", f"Table {shown} is there with other properties")
     done = None
     try:
         done = await LOAD(project, job_id, config, context)
@@ -139,7 +149,8 @@ async def load(project, job_id, config, context):
     return done
 
 
-def failed(project, job_id, config, context, reason, message):
+def failed(job, config, context, reason, message):
+    project, job_id = job
     now = context.clock.now()
     return JobMeta(
         project_id=project, job_id=job_id, job_type="LOAD", state="DONE", configuration=config, statistics={},
@@ -168,7 +179,7 @@ class Documented:
         if place[-1] == "jobs" and scope["method"] in {"POST", "PUT"}:
             project = place[place.index("projects") + 1]
             query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
-            return await self.job(project, query, place[0] == "upload", scope, receive, send)
+            return await self.job(project, query, scope, receive, send)
         if len(place) == 8 and place[-2] == "tables" and scope["method"] in {"PATCH", "PUT"}:
             expected = dict(scope["headers"]).get(b"if-match", b"").decode()
             table = self.context.catalog.get_table(place[3], place[5], place[7])
@@ -176,13 +187,25 @@ class Documented:
                 # https://cloud.google.com/bigquery/docs/reference/rest/v2/tables/patch and RFC 7232
                 return await refuse(send, 412, "conditionNotMet", "Precondition check failed.")
         if len(place) == 8 and place[-2] == "tables" and scope["method"] == "GET":
-            count_rows(self.context, (place[3], place[5], place[7]))
+            refresh(self.context, (place[3], place[5], place[7]))
+        if place[-1].endswith(":testIamPermissions"):
+            return await self.rights(scope, receive, send)
         if place[-1] == "tables" and scope["method"] == "GET":
             scope = {**scope, "query_string": b"maxResults=1000000000"}  # it has pages but no tokens
         return await self.app(scope, receive, send)
 
-    async def job(self, project, query, uploads, scope, receive, send):
+    async def rights(self, scope, receive, send):
+        """Grant what a table's description does not deny. https://cloud.google.com/bigquery/docs/reference/rest/v2/tables/testIamPermissions"""
+        _, _, _, project, _, dataset, _, table_id = scope["path"].strip("/").removesuffix(":testIamPermissions").split("/")
+        table = self.context.catalog.get_table(project, dataset, table_id)
+        wanted = json.loads(await read(receive))["permissions"]
+        denied = (table.description or "") if table is not None else ""
+        await answer(send, 200, {"permissions": [right for right in wanted if f"denied: {right}" not in denied.splitlines()]})
+
+    async def job(self, project, query, *asgi):
         """Refuse an id that is used. https://cloud.google.com/bigquery/docs/running-jobs#generate-jobid"""
+        scope, receive, send = asgi
+        uploads = scope["path"].startswith("/upload/")
         if "upload_id" in query:
             job_id = self.uploads.get(query["upload_id"])
         else:
@@ -243,7 +266,11 @@ def replay(body, receive):
 
 async def refuse(send, status, reason, message):
     error = {"code": status, "message": message, "errors": [{"reason": reason, "message": message, "domain": "global"}]}
-    body = json.dumps({"error": error}).encode()
+    await answer(send, status, {"error": error})
+
+
+async def answer(send, status, data):
+    body = json.dumps(data).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -21,7 +21,7 @@ from google.cloud import bigquery
 
 from onerow.adapters.bigquery.address import connect, parse_address
 from onerow.adapters.bigquery.errors import CallErrors, classify, map_error, told
-from onerow.adapters.bigquery.names import Names, told_apart
+from onerow.adapters.bigquery.names import Names, check_dataset, told_apart
 from onerow.adapters.bigquery.patience import Patience
 from onerow.adapters.bigquery.results import JobFacts, Ran, facts_of
 from onerow.adapters.bigquery.tables import Table, read_table
@@ -63,6 +63,7 @@ class BigQuery:
 
     def __init__(self, url: str, *, control: str = "onerow", job_timeout_s: float = JOB_TIMEOUT_S) -> None:
         address = parse_address(url)
+        check_dataset(control)
         self.names = Names(address.project, address.dataset, control)
         self.job_timeout_s = job_timeout_s
         self._max_bytes_billed = address.max_bytes_billed
@@ -80,27 +81,25 @@ class BigQuery:
             WarehouseError: it cannot be looked up.
         """
         if self._location is None:
-            project, dataset = self.names.project, self.names.dataset
-            found = self.dataset_location(dataset)
+            found = self.dataset(self.names.dataset)
             if found is None:
                 raise NotInstalledError(
-                    f"There is no dataset {project}.{dataset}.",
-                    hint="Create it in the location that its data is to be in, or let `onerow init` create it.",
+                    f"There is no dataset {self.names.project}.{self.names.dataset}.",
+                    hint="Create it in the location that its data is to be in; that cannot be changed later.",
                 )
-            self._location = found
+            self._location = str(found.location)
         return self._location
 
-    def dataset_location(self, dataset: str) -> str | None:
-        """Return where a dataset of the project is; None if there is none."""
-        reference = bigquery.DatasetReference(self.names.project, dataset)
+    def dataset(self, name: str) -> bigquery.Dataset | None:
+        """Return a dataset of the project; None if there is none."""
+        reference = bigquery.DatasetReference(self.names.project, name)
         try:
-            found = self.call(
-                f"the dataset {dataset} cannot be looked up",
+            return self.call(
+                f"the dataset {name} cannot be looked up",
                 lambda client: client.get_dataset(reference, retry=None, timeout=REQUEST_TIMEOUT_S),
             )
         except NotInstalledError:
             return None
-        return str(found.location)
 
     # --- calls that start no job -----------------------------------------------------------
 

@@ -189,6 +189,18 @@ def field_type(field: bigquery.SchemaField) -> str:
     return f"{kind}({field.precision})" if not field.scale else f"{kind}({field.precision}, {field.scale})"
 
 
+def check_dataset(name: str) -> None:
+    """Check that a dataset can have this name.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    if not _DATASET.fullmatch(name):
+        raise ConfigurationError(
+            f"A dataset of BigQuery cannot be called {name!r}.", hint="Its name has letters, digits and underscores."
+        )
+
+
 def check_names(spec: TableSpec) -> None:
     """Check that BigQuery can hold the names of a table and of its columns.
 
@@ -201,11 +213,8 @@ def check_names(spec: TableSpec) -> None:
             f"{where}: a target in BigQuery is table, dataset.table or project.dataset.table, "
             f"not {'.'.join(spec.target)!r}."
         )
-    if len(spec.target) > 1 and not _DATASET.fullmatch(spec.target[-2]):
-        raise ConfigurationError(
-            f"{where}: a dataset of BigQuery cannot be called {spec.target[-2]!r}.",
-            hint="Its name has letters, digits and underscores.",
-        )
+    if len(spec.target) > 1:
+        check_dataset(spec.target[-2])
     table = spec.target[-1]
     if not _TABLE.fullmatch(table) or len(table.encode()) > MAX_TABLE_BYTES - READABLE_CHARS:
         raise ConfigurationError(

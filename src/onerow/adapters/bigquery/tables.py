@@ -28,6 +28,11 @@ class TableColumn:
     required: bool
     description: str
 
+    @property
+    def plain_type(self) -> str:
+        """The type without length, precision or scale."""
+        return self.type.partition("(")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Table:

@@ -171,14 +171,16 @@ class BigQueryParts:
         return [f"table {self.tables.name(table_id)}" for table_id in found]
 
     def probe(self) -> Sequence[str]:
-        """Check that staging can be read.
+        """Check that parts can be written: make a table and remove it again.
 
         Raises:
-            StagingError, NotInstalledError: it cannot.
+            StagingError, NotInstalledError: they cannot.
         """
-        found = {item.table_id for item in self.tables.listed(prefix=layout.PART)}
+        self.tables.probe()
+        found = self.tables.listed(prefix=layout.PART)
+        waiting = sum(1 for item in found if item.labels.get(layout.STATE) == "staged")
         names = self.client.names
-        return [f"load jobs into tables of dataset {names.project}.{names.control}, {len(found)} parts known"]
+        return [f"load jobs into tables of {names.project}.{names.control}, {waiting} parts wait there"]
 
     def close(self) -> None:
         """Let go of connections."""

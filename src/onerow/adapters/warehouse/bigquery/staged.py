@@ -6,6 +6,8 @@ several threads at once.
 
 from __future__ import annotations
 
+import datetime as dt
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -18,7 +20,6 @@ from onerow.adapters.warehouse.bigquery import layout
 from onerow.errors import NotInstalledError, StagingError
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Callable, Mapping, Sequence
 
     from onerow.adapters.bigquery.client import BigQuery
@@ -111,7 +112,7 @@ class StagedTables:
     def leave(self, table: Table, table_id: str, labels: Mapping[str, str], *, expires_at: dt.datetime | None) -> None:
         """Make an empty table with the description and the columns of another one. Idempotent."""
         columns = [
-            bigquery.SchemaField(column.name, column.type.partition("(")[0], description=column.description)
+            bigquery.SchemaField(column.name, column.plain_type, description=column.description)
             for column in table.columns
         ]
         left = bigquery.Table(self.name(table_id).reference, schema=columns)
@@ -136,3 +137,20 @@ class StagedTables:
         except NotInstalledError:
             return False
         return True
+
+    def probe(self) -> None:
+        """Make a table and remove it again; should that not be possible any more, it expires within the hour.
+
+        Raises:
+            StagingError: that is not allowed; the message names the role that is missing.
+            NotInstalledError: there is no control dataset.
+        """
+        name = self.name(f"probe_{uuid.uuid4().hex}")
+        table = bigquery.Table(name.reference, schema=[bigquery.SchemaField("nothing", "STRING")])
+        table.expires = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+        self.client.call(
+            f"no table can be made in dataset {name.dataset}",
+            lambda client: client.create_table(table, exists_ok=True, retry=None, timeout=REQUEST_TIMEOUT_S),
+            kind=StagingError,
+        )
+        self.remove(name.table)
