@@ -278,8 +278,13 @@ class BigQuery:
         return Loaded(sent.job_id or job_id, int(sent.output_rows or 0), adopted)
 
     def job_id(self, job: str | None) -> str:
-        """Return the id that is derived from ``job``: the same for the same text; another one each time for None."""
-        return f"onerow_{uuid.uuid4().hex}" if job is None else f"onerow_{told_apart(job)}"
+        """Return the id that is derived from ``job``: the same for the same text; another one each time for None.
+
+        Jobs of all datasets of a project share their ids, so the control dataset is in it.
+        """
+        if job is None:
+            return f"onerow_{uuid.uuid4().hex}"
+        return f"onerow_{told_apart(f'{job} of {self.names.control}')}"
 
     def cancel(self, job: str) -> bool:
         """Tell a job to stop; it may still finish. Returns whether there was one to tell. Idempotent."""

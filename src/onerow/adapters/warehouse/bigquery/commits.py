@@ -93,9 +93,10 @@ class Commits:
             self._client.settle(name)
             self._remember(name)
 
-    def _name_of(self, job: str, number: int) -> str:
-        """Return the name of the first, second, ... job of a transaction: jobs of all datasets share their names."""
-        return f"{self._client.names.project}.{self._client.names.control} {job} #{number}"
+    @staticmethod
+    def _name_of(job: str, number: int) -> str:
+        """Return the name of the first, second, ... job of a transaction."""
+        return f"{job} #{number}"
 
     def _wait_for(self, other: str) -> None:
         """Wait for the end of a job that has claimed the table, which may be one that was killed long ago."""
