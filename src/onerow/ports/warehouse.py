@@ -40,6 +40,20 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the engine says, before anything runs, that reading the target would cost.
+
+    Attributes:
+        bytes_touched: of the partitions that would be merged into, all columns: a merge reads each of them at most
+            once for every one of its statements.
+        bytes_table: of the whole table; as many as ``bytes_touched`` if nothing is pruned.
+    """
+
+    bytes_touched: int
+    bytes_table: int
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerEntry:
     """One part merged into one partition."""
 
@@ -226,6 +240,16 @@ class Warehouse(Protocol):
 
     def batches(self, table: str) -> Mapping[str, int]:
         """Return the batches that the ledger knows of, with the number of their parts."""
+        ...
+
+    def estimate(self, spec: TableSpec, partitions: Sequence[str | None]) -> Estimate | None:
+        """Say what reading these partitions of the target would cost; None where the engine does not tell.
+
+        Nothing runs.
+
+        Raises:
+            NotInstalledError: the target is not there.
+        """
         ...
 
     def prepare(self, plan: MergePlan) -> AbstractContextManager[Prepared]:

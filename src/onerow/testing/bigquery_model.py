@@ -4,18 +4,18 @@ Each rule cites its source; ``transactions`` is https://cloud.google.com/bigquer
 https://cloud.google.com/bigquery/docs/data-manipulation-language and ``jobs``
 https://cloud.google.com/bigquery/docs/running-jobs.
 
-====  ==================================================================================================== ============
-rule  what it says                                                                                         source
-====  ==================================================================================================== ============
-Q1    rows that are only inserted, by INSERT or by a MERGE that finds nothing to update, conflict with      transactions,
-      nothing                                                                                               dml
-Q2    of two transactions that mutate rows of one table at once, one is cancelled                           transactions
-Q3    a single statement that mutates a table waits for the transactions that mutate it: 2 run, 20 wait,    transactions,
-      the next fails                                                                                        dml
-Q4    within a transaction all reads come from one snapshot                                                 transactions
-Q5    a script is a job: it goes on when its sender is gone, its id is used once, and an error rolls its     jobs,
-      open transaction back                                                                                 transactions
-====  ==================================================================================================== ============
+==== ====================================================================================== ==================
+rule what it says                                                                           source
+==== ====================================================================================== ==================
+Q1   rows that are only inserted, by INSERT or by a MERGE that finds nothing to update,     transactions, dml
+     conflict with nothing
+Q2   of two transactions that mutate rows of one table at once, one is cancelled            transactions
+Q3   a single statement that mutates a table waits for transactions that mutate it: 2 run,  transactions, dml
+     20 wait, the next fails
+Q4   within a transaction all reads come from one snapshot                                  transactions
+Q5   a script is a job: it goes on when its sender is gone, its id is used once, and an     jobs, transactions
+     error rolls its open transaction back
+==== ====================================================================================== ==================
 
 What the documentation leaves open is a ``Reading``: when the snapshot is taken, and whether a transaction is cancelled
 that mutates a table after a rival has committed, on a snapshot from before that. The protocol must hold under each.
@@ -235,13 +235,15 @@ class BigQueryModel(MemoryWarehouse):
             locks.waiting -= 1
             locks.running += 1
             other = locks.claim
+            locks.running -= 1
             if other is None or other is job or other.ended:
                 locks.claim = job
-            locks.running -= 1
-            if locks.claim is job:
                 return
-            self._service.wait_until(lambda other=other: other.ended, f"wait for {other.name}")  # type: ignore[misc]
+            self._wait_for_end(other)
         raise ConflictError("other jobs hold the table")
+
+    def _wait_for_end(self, job: Job) -> None:
+        self._service.wait_until(lambda: job.ended, f"wait for the end of {job.name}")
 
     def _mutate_guard(self, job: Job, transaction: Transaction) -> None:
         """Mutate the guard table: the second of two transactions that do is cancelled (Q2)."""
@@ -278,8 +280,7 @@ class BigQueryModel(MemoryWarehouse):
             return Refused("failed", not_installed(plan.spec.name))
         for name in (job_name(plan), f"{job_name(plan)} repair"):
             self._switch("settle")
-            job = self._jobs.setdefault(name, used_up(name))
-            self._service.wait_until(lambda job=job: job.ended, f"settle {name}")  # type: ignore[misc]
+            self._wait_for_end(self._jobs.setdefault(name, used_up(name)))
         seen: list[Transaction] = []
 
         def script(job: Job) -> None:

@@ -94,14 +94,20 @@ class TokenOff(MemoryWarehouse):
         """Nothing."""
 
 
-class ScriptGuardOff(BigQueryModel):
-    """Whole scripts: claims nothing and changes no guard row."""
+class ClaimOff(BigQueryModel):
+    """Whole scripts: changes the guard row, but claims nothing before the transaction."""
 
     def _claim(self, job: Job, table: str) -> None:
+        del job
         self._locks.setdefault(table, TableLocks())
 
     def _is_claimed_by_another(self, job: Job, seen: Job | None) -> bool:
+        del job, seen
         return False
+
+
+class ScriptGuardOff(ClaimOff):
+    """Whole scripts: claims nothing and changes no guard row."""
 
     def _guard(self, transaction: Transaction, prepared: MemoryPrepared) -> None:
         super()._guard(transaction, prepared)
@@ -113,16 +119,6 @@ class ScriptTokenOff(BigQueryModel):
 
     def _token(self, transaction: Transaction, prepared: MemoryPrepared) -> None:
         """Nothing."""
-
-
-class ClaimOff(BigQueryModel):
-    """Whole scripts: changes the guard row, but claims nothing before the transaction."""
-
-    def _claim(self, job: Job, table: str) -> None:
-        self._locks.setdefault(table, TableLocks())
-
-    def _is_claimed_by_another(self, job: Job, seen: Job | None) -> bool:
-        return False
 
 
 class LedgerOff(MemoryWarehouse):

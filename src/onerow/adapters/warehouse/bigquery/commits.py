@@ -119,7 +119,9 @@ class Commits:
 
 
 @contextmanager
-def _interruptible(client: BigQuery, names: Sequence[str], cancellation: Cancellation | None) -> Iterator[threading.Event]:
+def _interruptible(
+    client: BigQuery, names: Sequence[str], cancellation: Cancellation | None
+) -> Iterator[threading.Event]:
     """Let the work be interrupted until the block ends; the event tells that it was."""
     interrupted = threading.Event()
 

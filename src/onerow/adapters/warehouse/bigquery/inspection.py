@@ -8,7 +8,7 @@ import sqlglot
 from google.cloud import bigquery
 from sqlglot import exp
 
-from onerow.adapters.bigquery.names import DIALECT, column, columns
+from onerow.adapters.bigquery.names import column, columns
 from onerow.adapters.warehouse.bigquery import sql
 from onerow.adapters.warehouse.bigquery.statements import CONTROL, Statements, value_of
 from onerow.errors import NotInstalledError

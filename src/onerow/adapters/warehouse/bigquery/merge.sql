@@ -79,3 +79,10 @@ SELECT CASE
         THEN ERROR('onerow:verify:the table has other rows than were counted;')
 END
 FROM {history} AS h WHERE table_name = {name} AND consolidation = {run} AND attempt = {attempt} AND action = 'consolidate';
+
+-- name: read_touched
+-- For a dry run: what the statements above may read of the target, each at most once.
+SELECT {all_of_target} FROM {target} AS T WHERE {touched};
+
+-- name: read_table
+SELECT {all_of_target} FROM {target} AS T;

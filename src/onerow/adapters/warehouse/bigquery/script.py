@@ -180,7 +180,7 @@ class MergeSteps(Steps):
             )
         ]
 
-    def _query(self, name: str, **more: sql.Piece) -> sql.Node:
+    def _query(self, name: str, **more: sql.Piece) -> sql.Rendered:
         file = self.file if name in sql.templates(self.file) else "merge.sql"
         return sql.Rendered(self.statements(file, name, **more))
 

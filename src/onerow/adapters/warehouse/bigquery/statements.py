@@ -53,7 +53,7 @@ def values_of(spec: TableSpec, names: Iterable[str | None]) -> tuple[PartitionVa
 
 
 def rows_literal(names: Sequence[str], rows: Iterable[Sequence[sql.Node]]) -> sql.Node:
-    """Return a query of literal rows, at least one: ``SELECT r.a, ... FROM UNNEST([STRUCT(... AS a, ...), ...]) AS r``."""
+    """Return a query of literal rows, of which there is at least one."""
     structs = [
         exp.Struct(expressions=[exp.alias_(node, name, quoted=True) for name, node in zip(names, row, strict=True)])
         for row in rows
@@ -87,6 +87,11 @@ class Statements:
         """The columns of both sides."""
         return sql.Columns(self.spec, dict(self.types))
 
+    @property
+    def touched(self) -> sql.Node:
+        """The condition that a row of the target is in one of the partitions."""
+        return sql.in_partitions(self.spec, self.values, sql.TARGET)
+
     @cached_property
     def pieces(self) -> Mapping[str, sql.Piece]:
         """Everything that depends on the table and the partitions alone."""
@@ -98,7 +103,7 @@ class Statements:
             **control_pieces(self.names, spec.name),
             "target": self.names.target(spec).node(),
             "removed": self.names.related(spec, REMOVED_SUFFIX).node(),
-            "touched": sql.in_partitions(spec, self.values, target),
+            "touched": self.touched,
             "partition_text": sql.partition_text(spec),
             "staged_partition_text": sql.partition_text(spec, staged),
             "target_partition_text": sql.partition_text(spec, target),
@@ -125,7 +130,9 @@ class Statements:
             "stored_columns": columns(stored),
             "stored_values": [both.written(name) for name in stored],
             "assignments": [
-                exp.EQ(this=column(name), expression=both.written(name)) for name in changed if name in spec.column_names
+                exp.EQ(this=column(name), expression=both.written(name))
+                for name in changed
+                if name in spec.column_names
             ],
             "id": sql.cast(exp.null() if spec.id_column is None else column(spec.id_column), "STRING"),
             "near": self._near(),
@@ -147,7 +154,8 @@ class Statements:
             return exp.false()
         moment = column(moments[0])
         newest, oldest = (
-            exp.func("UNIX_MICROS", node, dialect=DIALECT) for node in (exp.Max(this=moment), exp.Min(this=moment.copy()))
+            exp.func("UNIX_MICROS", node, dialect=DIALECT)
+            for node in (exp.Max(this=moment), exp.Min(this=moment.copy()))
         )
         known = exp.EQ(this=exp.Count(this=moment.copy()), expression=exp.Count(this=exp.Star()))
         limit = exp.LTE(

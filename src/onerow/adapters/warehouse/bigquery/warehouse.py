@@ -16,13 +16,12 @@ from onerow.adapters.warehouse.bigquery import install as installation
 from onerow.adapters.warehouse.bigquery.commits import Commits, SignalError
 from onerow.adapters.warehouse.bigquery.guarded import Interventions
 from onerow.adapters.warehouse.bigquery.layout import staged_table
-from onerow.adapters.warehouse.bigquery.preparation import SCRATCH, Preparation, PreparedMerge, target_types
+from onerow.adapters.warehouse.bigquery.preparation import Preparation, PreparedMerge, target_types
 from onerow.adapters.warehouse.bigquery.repair import Repairs
-from onerow.adapters.warehouse.bigquery.script import BEGIN, COMMIT, MergeSteps, Steps, Turn, script_of, seconds
-from onerow.adapters.warehouse.bigquery.signals import duplicates_of, error_of, outcome_of
-from onerow.adapters.warehouse.bigquery.statements import CONTROL, Statements, control_pieces, rows_literal, values_of
+from onerow.adapters.warehouse.bigquery.script import MergeSteps, Turn
+from onerow.adapters.warehouse.bigquery.signals import outcome_of
+from onerow.adapters.warehouse.bigquery.statements import CONTROL, Statements, control_pieces, values_of
 from onerow.adapters.warehouse.bigquery.versions import VersionsSteps
-from onerow.core.partitions import Scope
 from onerow.core.plans import Committed, MergeCounts, Refused, Unknown
 from onerow.errors import (
     ConflictError,
@@ -30,11 +29,10 @@ from onerow.errors import (
     FencedError,
     OnerowError,
     OutcomeUnknownError,
-    VerificationError,
     WarehouseBusyError,
     WarehouseError,
 )
-from onerow.ports.warehouse import Capabilities, HistoryEntry
+from onerow.ports.warehouse import Capabilities, Estimate, HistoryEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
     from onerow.adapters.bigquery.client import BigQuery, Parameter
     from onerow.adapters.bigquery.names import TableName
     from onerow.adapters.bigquery.results import Ran
+    from onerow.core.partitions import Scope
     from onerow.core.parts import PartManifest
     from onerow.core.plans import Merged, MergePlan, Outcome
     from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan, RestorePlan
@@ -64,7 +63,7 @@ class BigQueryWarehouse:
 
     Args:
         merging, versions, interventions: the steps; the test kit gives some with a step switched off.
-        max_tables: how many parts one query reads.
+        preparation: makes the scratch tables of a plan.
     """
 
     def __init__(
@@ -93,6 +92,15 @@ class BigQueryWarehouse:
         return installation.install(self._client, specs, lock_store=lock_store, adopt_locks=adopt_locks)
 
     # --- merging ---------------------------------------------------------------------------
+
+    def estimate(self, spec: TableSpec, partitions: Sequence[str | None]) -> Estimate | None:
+        """Have the service plan the read of these partitions and of the whole table; free, nothing runs."""
+        target = self._client.table(self._client.names.target(spec))
+        statements = Statements(spec, self._client.names, target_types(target, spec), values_of(spec, partitions))
+        touched, table = (
+            self._client.dry_run(statements("merge.sql", name)) for name in ("read_touched", "read_table")
+        )
+        return Estimate(touched, table)
 
     @contextmanager
     def prepare(self, plan: MergePlan) -> Iterator[PreparedMerge]:
@@ -226,8 +234,8 @@ class BigQueryWarehouse:
         statement = sql.render(sql.templates(CONTROL)["read_history"], pieces)
         found = self._client.run(statement, [text("name", table), text("batch", batch)]).rows
         return [
-            HistoryEntry(*values[:-3], bytes_processed=values[-2], slot_ms=values[-1])
-            for values in found
+            HistoryEntry(*told, bytes_processed=bytes_processed, slot_ms=slot_ms)
+            for *told, _, bytes_processed, slot_ms in found
         ]
 
     def inspect(self, request: InspectRequest) -> TableCheck:
@@ -235,14 +243,9 @@ class BigQueryWarehouse:
         return inspection.inspect(self._client, request)
 
     def upkeep(self, specs: Sequence[TableSpec], *, apply: bool) -> Sequence[str]:
-        """Remove scratch tables that a killed process has left; they would expire by themselves within a day."""
-        del specs
-        left = [
-            item for item in self._client.tables(self._client.names.control, prefix=SCRATCH)
-            if item.created is not None
-        ]  # fmt: skip
-        del apply
-        return [f"scratch table {item.table_id}" for item in left[:0]]
+        """Return nothing: the engine keeps its storage in check, and scratch tables of the killed expire in a day."""
+        del specs, apply
+        return []
 
     def close(self) -> None:
         """Let go of connections."""
