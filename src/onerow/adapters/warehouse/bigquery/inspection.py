@@ -97,6 +97,7 @@ def _pieces(request: InspectRequest, statements: Statements) -> dict[str, sql.Pi
     return {
         "touched": touched,
         "target_partition_or_null": named,
+        "in_order": columns(spec.row_identity, "d"),
         "looked_at": both.all_stored(looked_at),
         "declared_of_target": both.all_stored(name for name in spec.column_names if name in both.types),
         "business_key": columns([name for name in spec.key if name != spec.partition]),

@@ -70,14 +70,14 @@ SELECT {partition_text} AS `partition`,
 FROM ({repeated}) AS r GROUP BY 1;
 
 -- name: list_keys
-SELECT {identity}, __onerow_rows, __onerow_identical, __onerow_near FROM ({keys}) AS k ORDER BY {identity} LIMIT {limit};
+SELECT {identity}, __onerow_rows, __onerow_identical, __onerow_near FROM ({keys}) AS k ORDER BY {identity_in_order} LIMIT {limit};
 
 -- name: list_ids
 SELECT __onerow_key, __onerow_place, {id} FROM ({repeated}) AS r WHERE __onerow_key IN UNNEST(@keys)
 ORDER BY __onerow_key, __onerow_place;
 
 -- name: list_key_names
-SELECT __onerow_key FROM ({keys}) AS k ORDER BY {identity} LIMIT {limit};
+SELECT __onerow_key FROM ({keys}) AS k ORDER BY {identity_in_order} LIMIT {limit};
 
 -- name: count_rows
 SELECT {target_partition_text}, COUNT(*) FROM {target} AS T WHERE {named} GROUP BY 1;

@@ -109,6 +109,7 @@ class Statements:
             "target_partition_text": sql.partition_text(spec, target),
             "identity": columns(spec.identity),
             "row_identity": columns(spec.row_identity),
+            "identity_in_order": columns(spec.identity, "k"),
             "identity_texts": self._texts(spec.identity),
             "row_identity_texts": self._texts(spec.row_identity),
             "identity_of_target": both.all_stored(spec.identity),

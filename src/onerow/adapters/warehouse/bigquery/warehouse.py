@@ -13,6 +13,7 @@ from google.cloud import bigquery
 from onerow.adapters.bigquery.client import REQUEST_TIMEOUT_S
 from onerow.adapters.warehouse.bigquery import inspection, sql
 from onerow.adapters.warehouse.bigquery import install as installation
+from onerow.adapters.warehouse.bigquery import probe as probing
 from onerow.adapters.warehouse.bigquery.commits import Commits, SignalError
 from onerow.adapters.warehouse.bigquery.guarded import Interventions
 from onerow.adapters.warehouse.bigquery.layout import staged_table
@@ -241,6 +242,10 @@ class BigQueryWarehouse:
     def inspect(self, request: InspectRequest) -> TableCheck:
         """Look for duplicates and other findings."""
         return inspection.inspect(self._client, request)
+
+    def probe(self, specs: Sequence[TableSpec]) -> Sequence[tuple[str, bool, str]]:
+        """Check what is reachable, present and fitting."""
+        return probing.probe(self._client, specs)
 
     def upkeep(self, specs: Sequence[TableSpec], *, apply: bool) -> Sequence[str]:
         """Return nothing: the engine keeps its storage in check, and scratch tables of the killed expire in a day."""
