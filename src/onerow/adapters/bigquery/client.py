@@ -210,9 +210,9 @@ class BigQuery:
         if adopted and getattr(sent, "query", None) == SETTLED:
             raise ConflictError(f"The job {job_id} was given up before it began.", hint="Nothing of it was done.")
         if adopted and getattr(sent, "query", None) != statement:
-            raise WarehouseError(
+            raise OutcomeUnknownError(
                 f"The job {job_id} was started with another statement than the one that is to be run now.",
-                hint="Nothing was done. Two versions of onerow work on the same batch; let one of them finish.",
+                hint="Nothing was done now. What that job has done is found in the history.",
             )
         rows = self._finish(sent, patience, doing="a statement failed", derived=job is not None)
         return self._ran(sent, rows, adopted=adopted)

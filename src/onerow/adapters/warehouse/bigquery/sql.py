@@ -110,7 +110,7 @@ def literal(value: Value, column_type: ColumnType) -> Node:
         return string(value)
     if isinstance(value, dt.datetime):
         return cast(string(value.astimezone(dt.UTC).isoformat(sep=" ")), "TIMESTAMP")
-    return cast(string(str(value)), base_type(column_type))
+    return cast(string(str(value)), bigquery_type(column_type))
 
 
 def in_partitions(spec: TableSpec, values: Sequence[PartitionValue], table: str | None = None) -> Node:
@@ -162,9 +162,8 @@ class Columns:
 
     def stored(self, name: str, table: str | None = TARGET) -> Node:
         """Return a column of the target in the declared type."""
-        declared, node = base_type(self.by_name[name].type), column(name, table)
-        actual = self.types.get(name, declared).split("(", maxsplit=1)[0]
-        return node if actual == declared else cast(node, declared)
+        node = column(name, table)
+        return node if self._is_as_declared(name) else cast(node, base_type(self.by_name[name].type))
 
     def all_stored(self, names: Iterable[str], table: str | None = TARGET) -> list[Node]:
         """Return columns of the target under their own names."""
@@ -172,9 +171,12 @@ class Columns:
 
     def written(self, name: str, table: str | None = STAGED) -> Node:
         """Return a column of the staged rows in the target's actual type."""
-        declared, node = base_type(self.by_name[name].type), column(name, table)
-        actual = self.types.get(name, declared).split("(", maxsplit=1)[0]
-        return node if actual == declared else cast(node, actual)
+        node = column(name, table)
+        return node if self._is_as_declared(name) else cast(node, self.types[name].split("(", maxsplit=1)[0])
+
+    def _is_as_declared(self, name: str) -> bool:
+        declared = base_type(self.by_name[name].type)
+        return self.types.get(name, declared).split("(", maxsplit=1)[0] == declared
 
     def _side(self, name: str, table: str | None) -> Node:
         return self.stored(name, table) if table == TARGET else column(name, table)
@@ -189,7 +191,7 @@ class Columns:
                 zero = exp.EQ(this=node.copy(), expression=exp.Literal.number("0"))
                 node = exp.If(this=zero, true=cast(exp.Literal.number("0"), "FLOAT64"), false=node)
             elif kind.kind == "decimal":
-                node = cast(node, base_type(kind))
+                node = cast(node, bigquery_type(kind) if self._is_as_declared(name) else base_type(kind))
             fields.append(exp.alias_(node, f"c{place}"))
         return exp.func("TO_JSON_STRING", exp.Struct(expressions=fields), dialect=DIALECT)
 
