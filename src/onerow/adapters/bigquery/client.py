@@ -9,6 +9,7 @@ Source: https://cloud.google.com/bigquery/docs/running-jobs#generate-jobid
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import uuid
@@ -278,8 +279,14 @@ class BigQuery:
         return Loaded(sent.job_id or job_id, int(sent.output_rows or 0), adopted)
 
     def job_id(self, job: str | None) -> str:
-        """Return the id that is derived from ``job``: the same for the same text; another one each time for None."""
-        return f"onerow_{uuid.uuid4().hex}" if job is None else f"onerow_{told_apart(job)}"
+        """Return the id that is derived from ``job``: the same for the same text; another one each time for None.
+
+        Ids are one project's; so two onerows with other datasets in it have other ids.
+        """
+        if job is None:
+            return f"onerow_{uuid.uuid4().hex}"
+        place = f"{self.names.project}/{self.names.dataset}/{self.names.control}"
+        return f"onerow_{told_apart(job)}_{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
     def cancel(self, job: str) -> bool:
         """Tell a job to stop; it may still finish. Returns whether there was one to tell. Idempotent."""
