@@ -192,10 +192,10 @@ class Documented:
             refresh(self.context, (place[3], place[5], place[7]))
         if place[-1].endswith(":testIamPermissions"):
             return await self.rights(scope, receive, send)
+        if place[-1] == "tables" and self.context.catalog.get_dataset(place[3], place[5]) is None:
+            # https://cloud.google.com/bigquery/docs/error-messages
+            return await refuse(send, 404, "notFound", f"Not found: Dataset {place[3]}:{place[5]}")
         if place[-1] == "tables" and scope["method"] == "GET":
-            if self.context.catalog.get_dataset(place[3], place[5]) is None:
-                # https://cloud.google.com/bigquery/docs/error-messages
-                return await refuse(send, 404, "notFound", f"Not found: Dataset {place[3]}:{place[5]}")
             scope = {**scope, "query_string": b"maxResults=1000000000"}  # it has pages but no tokens
         return await self.app(scope, receive, send)
 
