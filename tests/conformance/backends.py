@@ -23,7 +23,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conformance.bigquery import BigQueryPartsHarness
+from conformance.bigquery import BigQueryHarness, BigQueryPartsHarness
 from conformance.postgresql import PostgresHarness, PostgresPartsHarness, UnenforcedPostgresHarness
 from onerow.adapters.clock import SystemClock, SystemIds
 from onerow.adapters.locks.postgresql import PostgresLocks
@@ -631,6 +631,7 @@ WAREHOUSES = {
     "ducklake-postgresql": DuckLakePostgresHarness,
     "postgresql": PostgresHarness,
     "postgresql-unenforced": UnenforcedPostgresHarness,
+    "bigquery": BigQueryHarness,
 }
 
 

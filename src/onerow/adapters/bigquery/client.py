@@ -27,6 +27,7 @@ from onerow.adapters.bigquery.patience import ONCE, Patience
 from onerow.adapters.bigquery.results import JobFacts, Ran, facts_of
 from onerow.adapters.bigquery.tables import Table, read_table
 from onerow.errors import (
+    ConflictError,
     NotInstalledError,
     OnerowError,
     OutcomeUnknownError,
@@ -207,6 +208,8 @@ class BigQuery:
             )
 
         sent, adopted = self._send(send, job_id, patience, doing="a statement could not be run")
+        if adopted and getattr(sent, "query", None) == SETTLED:
+            raise ConflictError(f"The job {job_id} was given up before it began.", hint="Nothing of it was done.")
         if adopted and getattr(sent, "query", None) != statement:
             raise WarehouseError(
                 f"The job {job_id} was started with another statement than the one that is to be run now.",

@@ -16,7 +16,7 @@ from onerow.adapters.warehouse.bigquery.signals import Signal, read_signal
 from onerow.errors import ConflictError, LeaseLostError, OnerowError, OutcomeUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from onerow.adapters.bigquery.client import BigQuery
     from onerow.adapters.bigquery.results import Ran
@@ -47,7 +47,7 @@ class Commits:
         """Run a script; where another job's claim is in the way, wait for its end and run it again.
 
         Args:
-            job: what the names of the jobs are derived from, the same for the same transaction.
+            job: what the names of the jobs are derived from, the same for the same transaction of a dataset.
             script: gives the script for a turn.
             cancellation: asked right before the script is sent; an interrupt stops the job.
 
@@ -58,11 +58,11 @@ class Commits:
             OutcomeUnknownError: nobody can tell whether it has committed.
             OnerowError: the service refused it.
         """
-        with _interruptible(self._client, job, cancellation) as interrupted:
-            for number in range(1, TRIES + 1):
-                name = name_of(job, number)
+        names = [self._name_of(job, number) for number in range(1, TRIES + 1)]
+        with _interruptible(self._client, names, cancellation) as interrupted:
+            for name in names:
                 turn = Turn(name, self._known())
-                if cancellation is not None and number == 1:
+                if cancellation is not None and name == names[0]:
                     cancellation.raise_if_cancelled()
                 if interrupted.is_set():
                     raise LeaseLostError("The transaction was interrupted before it began.")
@@ -89,9 +89,14 @@ class Commits:
             OutcomeUnknownError: one still runs, or the service cannot be reached.
         """
         for number in range(1, TRIES + 1):
-            name = name_of(job, number)
+            name = self._name_of(job, number)
             self._client.settle(name)
             self._remember(name)
+
+    @staticmethod
+    def _name_of(job: str, number: int) -> str:
+        """Return the name of the first, second, ... job of a transaction."""
+        return f"{job} #{number}"
 
     def _wait_for(self, other: str) -> None:
         """Wait for the end of a job that has claimed the table, which may be one that was killed long ago."""
@@ -113,21 +118,17 @@ class Commits:
                 self._ended.append(name)
 
 
-def name_of(job: str, number: int) -> str:
-    """Return the name of the first, second, ... job of a transaction."""
-    return job if number == 1 else f"{job} #{number}"
-
-
 @contextmanager
-def _interruptible(client: BigQuery, job: str, cancellation: Cancellation | None) -> Iterator[threading.Event]:
+def _interruptible(
+    client: BigQuery, names: Sequence[str], cancellation: Cancellation | None
+) -> Iterator[threading.Event]:
     """Let the work be interrupted until the block ends; the event tells that it was."""
     interrupted = threading.Event()
 
     def interrupt() -> None:
         """Stop the job; one that has not begun may still be on its way, so its name is used up."""
         interrupted.set()
-        for number in range(1, TRIES + 1):
-            name = name_of(job, number)
+        for name in names:
             if client.cancel(name):
                 continue
             try:

@@ -10,8 +10,8 @@ WHERE table_name = {name} AND (claimed_by IS NULL OR claimed_by IN ({ended}));
 -- name: check_claim
 SELECT CASE
     WHEN COUNT(*) <> 1 THEN ERROR(CONCAT('onerow:guards:', CAST(COUNT(*) AS STRING), ';'))
-    WHEN MAX(claimed_by) IS DISTINCT FROM {mine} THEN ERROR(CONCAT('onerow:busy:', TO_BASE64(CAST(COALESCE(MAX(claimed_by), '') AS BYTES)), ';'))
-    WHEN {locked} AND MAX(lock_store) IS DISTINCT FROM {lock_store} THEN ERROR(CONCAT('onerow:lock_store:', TO_BASE64(CAST(COALESCE(MAX(lock_store), '') AS BYTES)), ';'))
+    WHEN MAX(claimed_by) IS DISTINCT FROM {mine} THEN ERROR(CONCAT('onerow:busy:', REPLACE(TO_JSON_STRING(COALESCE(MAX(claimed_by), '')), ';', '\\u003b'), ';'))
+    WHEN {locked} AND MAX(lock_store) IS DISTINCT FROM {lock_store} THEN ERROR(CONCAT('onerow:lock_store:', REPLACE(TO_JSON_STRING(COALESCE(MAX(lock_store), '')), ';', '\\u003b'), ';'))
 END
 FROM {guards} WHERE table_name = {name};
 

@@ -12,10 +12,9 @@ import uuid
 from collections.abc import Mapping as Named
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import sqlglot
-from google.cloud import bigquery
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
@@ -35,7 +34,6 @@ from onerow.adapters.warehouse.bigquery.script import (
 )
 from onerow.adapters.warehouse.bigquery.signals import error_of
 from onerow.adapters.warehouse.bigquery.statements import CONTROL, Statements, rows_literal, values_of
-from onerow.core.partitions import Scope
 from onerow.errors import LockStoreMismatchError, OnerowError, OutcomeUnknownError, StaleLeaseError, UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +43,7 @@ if TYPE_CHECKING:
     from onerow.adapters.bigquery.names import TableName
     from onerow.adapters.bigquery.results import Ran
     from onerow.adapters.warehouse.bigquery.commits import Commits
+    from onerow.core.partitions import Scope
     from onerow.core.repairs import Intervention
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
@@ -248,9 +247,7 @@ class Interventions:
         statements = Statements(spec, self._client.names, ())
         steps = Steps(statements, Turn(""), lock_store=None)
         place: Mapping[str, sql.Piece] = {"scope": sql.string(scope.partition or "")}
-        rows = rows_literal(
-            {"partition": "STRING", "token": "INT64"}, [(sql.string(scope.partition or ""), sql.integer(token))]
-        )
+        rows = rows_literal(("partition", "token"), [(sql.string(scope.partition or ""), sql.integer(token))])
         entry = steps.history(
             sql.Rendered(statements(CONTROL, "fence_counts", **place)),
             run=sql.string(""), attempt=sql.integer(0), batch=sql.string(""),
@@ -365,11 +362,11 @@ def bind(tree: sql.Node, parameters: Sequence[object] | Mapping[str, object]) ->
     """
     if isinstance(parameters, Named):
         given = dict(parameters)
-        for place in list(tree.find_all(exp.Parameter)):
-            name = place.name
+        for named in list(tree.find_all(exp.Parameter)):
+            name = named.name
             if name not in given:
                 raise UsageError(f"There is no value for the parameter @{name}.")
-            place.replace(literal_of(given[name]))
+            named.replace(literal_of(given[name]))
         return
     places = [place for place in tree.find_all(exp.Placeholder, bfs=False) if place.this is None]
     if len(places) != len(parameters):

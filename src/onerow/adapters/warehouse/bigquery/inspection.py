@@ -8,7 +8,7 @@ import sqlglot
 from google.cloud import bigquery
 from sqlglot import exp
 
-from onerow.adapters.bigquery.names import DIALECT, column, columns
+from onerow.adapters.bigquery.names import column, columns
 from onerow.adapters.warehouse.bigquery import sql
 from onerow.adapters.warehouse.bigquery.statements import CONTROL, Statements, value_of
 from onerow.errors import NotInstalledError
@@ -97,6 +97,7 @@ def _pieces(request: InspectRequest, statements: Statements) -> dict[str, sql.Pi
     return {
         "touched": touched,
         "target_partition_or_null": named,
+        "in_order": columns(spec.row_identity, "d"),
         "looked_at": both.all_stored(looked_at),
         "declared_of_target": both.all_stored(name for name in spec.column_names if name in both.types),
         "business_key": columns([name for name in spec.key if name != spec.partition]),

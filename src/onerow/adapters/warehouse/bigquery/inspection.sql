@@ -4,10 +4,14 @@
 SELECT {target_partition_or_null}, COUNT(*) FROM {target} AS T WHERE {touched} GROUP BY 1;
 
 -- name: duplicates
-SELECT {row_identity_texts}, COUNT(*) AS n, ARRAY_TO_STRING(ARRAY_AGG(COALESCE({id}, '') ORDER BY {id} LIMIT 10), '\n') AS ids,
-    COUNT(*) OVER () AS keys, SUM(COUNT(*)) OVER () AS all_rows
-FROM (SELECT {looked_at} FROM {target} AS T WHERE {touched}) AS t
-GROUP BY {row_identity} HAVING COUNT(*) > 1 ORDER BY {row_identity} LIMIT {limit};
+SELECT {row_identity_texts}, d.n, d.ids, COUNT(*) OVER () AS all_keys, SUM(d.n) OVER () AS all_rows
+FROM (
+    SELECT {row_identity}, COUNT(*) AS n,
+        ARRAY_TO_STRING(ARRAY_AGG(COALESCE({id}, '') ORDER BY {id} LIMIT 10), '\n') AS ids
+    FROM (SELECT {looked_at} FROM {target} AS T WHERE {touched}) AS t
+    GROUP BY {row_identity} HAVING COUNT(*) > 1
+) AS d
+ORDER BY {in_order} LIMIT {limit};
 
 -- name: wandering_keys
 -- Keys that stand in several partitions.

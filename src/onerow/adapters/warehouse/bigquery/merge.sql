@@ -54,7 +54,7 @@ WHEN MATCHED AND {newer} = 1 THEN UPDATE SET {assignments};
 
 -- name: check_keys
 SELECT IF(COUNT(*) = 0, 'one row a key', ERROR(CONCAT('onerow:duplicates:', CAST(COUNT(*) AS STRING), ':',
-    TO_BASE64(CAST(STRING_AGG(k, ',' ORDER BY k LIMIT 100) AS BYTES)), ';')))
+    REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';')))
 FROM (
     SELECT TO_JSON_STRING([{identity_texts}, CAST(COUNT(*) AS STRING)]) AS k
     FROM (SELECT {identity_of_target} FROM {target} AS T WHERE {touched}) AS T
@@ -79,3 +79,10 @@ SELECT CASE
         THEN ERROR('onerow:verify:the table has other rows than were counted;')
 END
 FROM {history} AS h WHERE table_name = {name} AND consolidation = {run} AND attempt = {attempt} AND action = 'consolidate';
+
+-- name: read_touched
+-- For a dry run: what the statements above may read of the target, each at most once.
+SELECT {all_of_target} FROM {target} AS T WHERE {touched};
+
+-- name: read_table
+SELECT {all_of_target} FROM {target} AS T;

@@ -80,8 +80,8 @@ def target_types(target: Table | None, spec: TableSpec) -> tuple[tuple[str, str]
         )
     if target.streaming_rows is not None:
         raise WarehouseError(
-            f"About {target.streaming_rows} rows of {target.name} are in the streaming buffer, where no transaction can "
-            "change them.",
+            f"About {target.streaming_rows} rows of {target.name} are in the streaming buffer, where no transaction "
+            "can change them.",
             hint="Staging is kept. Write with load jobs or through onerow; the buffer empties within 90 minutes.",
         )
     return tuple((column.name, column.type) for column in target.columns)
@@ -128,8 +128,7 @@ class Preparation:
         try:
             sources = self._gathered([self._select(part, tables[part.part_id]) for part in plan.parts])
             template = "stage" if plan.spec.mode == "upsert" else "stage_versions"
-            source = sql.text_of(_union(sources))
-            stage = statements(_file(plan.spec), template, expires=_expires(), source=sql.Rendered(source))
+            stage = statements(_file(plan.spec), template, expires=_expires(), source=_union(sources))
             count = statements("merge.sql", "count_staged")
             counted = client.run(f"{stage};\n{count};")
         except NotInstalledError as error:
@@ -206,7 +205,7 @@ def _expires() -> sql.Node:
     )
 
 
-def _union(queries: Sequence[sql.Node]) -> sql.Node:
+def _union(queries: Sequence[sql.Node]) -> sql.Rendered:
     """Return UNION ALL of queries; written out, since a tree of thousands of branches is too deep."""
     return sql.Rendered(" UNION ALL ".join(sql.text_of(query) for query in queries))
 

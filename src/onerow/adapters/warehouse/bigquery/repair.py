@@ -16,6 +16,7 @@ from sqlglot import exp
 from onerow.adapters.bigquery.names import column, columns
 from onerow.adapters.warehouse.bigquery import sql
 from onerow.adapters.warehouse.bigquery.guarded import REPAIR, Interventions, about
+from onerow.adapters.warehouse.bigquery.script import COUNTS
 from onerow.adapters.warehouse.bigquery.signals import duplicates_of
 from onerow.adapters.warehouse.bigquery.statements import CONTROL, REMOVED_SUFFIX, Statements, rows_literal
 from onerow.core.partitions import Scope, encode_partition
@@ -193,15 +194,6 @@ class Duplicates:
             count += int(self.rows("count_rounding", decimal=column(name), groups=groups)[0][0])
         return count
 
-    def only_batch(self, partition: str | None) -> str | None:
-        """Return the one batch that the ledger names for a partition; None if it names several or none."""
-        parameters = (
-            bigquery.ScalarQueryParameter("name", "STRING", self.spec.name),
-            bigquery.ScalarQueryParameter("partition", "STRING", partition),
-        )
-        found = self.rows("read_only_batches", *parameters, file=CONTROL)
-        return found[0][0] if len(found) == 1 else None
-
     def move_aside(self, found: Mapping[str | None, Found], *, run: str, words: str) -> list[str]:
         """Return the statements that move all rows but the newest of each key aside; in versions mode, copies."""
         spec, temporary = self.spec, exp.to_table(f"onerow_repeated_{uuid.uuid4().hex}")
@@ -212,18 +204,18 @@ class Duplicates:
             self.statements(REPAIR, "fingerprints", **{**self.pieces, "repeated": _all_of(temporary)})
         )
         wanted = rows_literal(
-            {"partition": "STRING", "fingerprint": "STRING"},
+            ("partition", "fingerprint"),
             [(sql.string(name or ""), sql.string(one.fingerprint)) for name, one in found.items()],
         )
         reasons = rows_literal(
-            {"partition": "STRING", "identical": "BOOL", "near": "BOOL", "reason": "STRING", "batch": "STRING"},
+            ("partition", "identical", "near", "reason", "batch"),
             [
                 (
                     sql.string(name or ""),
                     exp.Boolean(this=identical),
                     exp.Boolean(this=near),
                     sql.string(removal_reason(one.cause((identical, near)), words)),
-                    sql.cast(sql.optional(self.only_batch(name)), "STRING"),
+                    sql.cast(sql.optional(only_batch(self._client, self.statements, name)), "STRING"),
                 )
                 for name, one in found.items()
                 for identical, near in ANSWERS
@@ -259,6 +251,16 @@ class Duplicates:
         return None if self.spec.partition is None else value
 
 
+def only_batch(client: BigQuery, statements: Statements, partition: str | None) -> str | None:
+    """Return the one batch that the ledger names for a partition; None if it names several or none."""
+    parameters = (
+        bigquery.ScalarQueryParameter("name", "STRING", statements.spec.name),
+        bigquery.ScalarQueryParameter("partition", "STRING", partition),
+    )
+    found = client.run(statements(CONTROL, "read_only_batches"), parameters).rows
+    return found[0][0] if len(found) == 1 else None
+
+
 def _all_of(table: exp.Table) -> sql.Node:
     return exp.select("*").from_(table)
 
@@ -275,11 +277,11 @@ class Repairs:
         spec = request.spec
         one = () if request.partition is None and spec.partition is not None else (request.partition,)
         statements = self._interventions.statements(spec, *one)
-        named = statements.pieces["touched"]
+        named = statements.touched
         if spec.partition is not None and request.partition is None:
             # NULL is no partition: what stands there can be named by nobody, and `check` tells of it.
             named = exp.Not(this=exp.Is(this=column(spec.partition, sql.TARGET), expression=exp.Null()))
-        duplicates = self._duplicates(statements, named)
+        duplicates = Duplicates(self._client, statements, named)
         found = duplicates.find()
         return RepairPlan(
             table=spec.name,
@@ -292,7 +294,7 @@ class Repairs:
         """Do one partition's share of a plan; see ``Warehouse.repair``."""
         statements = self._interventions.statements(work.spec, work.partition)
         self.check_removed(work.spec)
-        duplicates = self._duplicates(statements, statements.pieces["touched"])
+        duplicates = Duplicates(self._client, statements, statements.touched)
         found = duplicates.find().get(work.partition)
         if found is None or (found.keys, found.extra_rows, found.fingerprint) != (
             planned.keys, planned.extra_rows, planned.fingerprint,
@@ -313,7 +315,7 @@ class Repairs:
         """Return the statements that repair a plan's partitions before its merge, with entries of their own."""
         plan, statements = steps.plan, steps.statements
         self.check_removed(plan.spec)
-        duplicates = self._duplicates(statements, statements.pieces["touched"])
+        duplicates = Duplicates(self._client, statements, statements.touched)
         found = duplicates.find()
         if not found:
             return []
@@ -321,8 +323,7 @@ class Repairs:
         tokens = {task.partition: task.token for task in plan.tasks}
         zero = sql.integer(0)
         entries = rows_literal(
-            {"partition": "STRING", "token": "INT64", "parts": "INT64", "rows_staged": "INT64",
-             "rows_inserted": "INT64", "rows_updated": "INT64", "rows_unchanged": "INT64", "rows_superseded": "INT64"},
+            COUNTS,
             [
                 (
                     sql.string(name or ""), sql.cast(sql.optional(tokens[name]), "INT64"), zero.copy(), zero.copy(),
@@ -342,7 +343,8 @@ class Repairs:
         self, spec: TableSpec, partition: str | None, run: str, key: Mapping[str, str | None]
     ) -> RestorePlan:
         """Tell what would change places; see ``Warehouse.plan_restore``."""
-        exchange = Exchange(self._client, self._interventions.statements(spec, partition), self, partition, run, key)
+        self.check_removed(spec)
+        exchange = Exchange(self._client, self._interventions.statements(spec, partition), partition, run, key)
         return RestorePlan(
             table=spec.name,
             partition=partition,
@@ -359,7 +361,8 @@ class Repairs:
     ) -> Repaired:
         """Exchange the row of a key with the newest one that ``run`` removed; see ``Warehouse.restore``."""
         statements = self._interventions.statements(work.spec, work.partition)
-        exchange = Exchange(self._client, statements, self, work.partition, run, key)
+        self.check_removed(work.spec)
+        exchange = Exchange(self._client, statements, work.partition, run, key)
         swap = exchange.swap(work)
         count = len(exchange.current)
         self._interventions.run(
@@ -381,11 +384,6 @@ class Repairs:
                 f"The table {name} is missing or lacks the column {missing[0]!r}.", hint="Run `onerow init`."
             )
 
-    def _duplicates(self, statements: Statements, named: sql.Piece) -> Duplicates:
-        if isinstance(named, list):
-            raise TypeError("a condition is one expression")
-        return Duplicates(self._client, statements, named)
-
 
 class Exchange:
     """A row that was removed and the row that is there.
@@ -398,14 +396,12 @@ class Exchange:
         self,
         client: BigQuery,
         statements: Statements,
-        repairs: Repairs,
         partition: str | None,
         run: str,
         key: Mapping[str, str | None],
     ) -> None:
         spec = self.spec = statements.spec
         refuse_versions(spec)
-        repairs.check_removed(spec)
         self._statements = statements
         self.partition = partition
         self.values = typed_key(spec, partition, key)
@@ -431,6 +427,7 @@ class Exchange:
             )
         self.back, self.removed_at, self.reason = found[0]
         self.current: list[str | None] = [name for (name,) in rows("find_current")]
+        self._only_batch = only_batch(client, statements, partition)
 
     def _equals(self, node: sql.Node, name: str) -> sql.Node:
         value = sql.literal(self.values[name], self.spec.by_name[name].type)
@@ -462,7 +459,7 @@ class Exchange:
                 "put_aside",
                 mine_run=sql.string(work.run),
                 reason=sql.string(work.reason),
-                batch=sql.cast(exp.null(), "STRING"),
+                batch=sql.cast(sql.optional(self._only_batch), "STRING"),
             ),
             self._text("delete_current"),
             self._text("put_back", **back),

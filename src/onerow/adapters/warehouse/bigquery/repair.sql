@@ -3,7 +3,7 @@
 
 -- name: check_rows
 SELECT IF(COUNT(*) = 0, 'one row a key', ERROR(CONCAT('onerow:duplicates:', CAST(COUNT(*) AS STRING), ':',
-    TO_BASE64(CAST(STRING_AGG(k, ',' ORDER BY k LIMIT 100) AS BYTES)), ';')))
+    REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';')))
 FROM (
     SELECT TO_JSON_STRING([{row_identity_texts}, CAST(COUNT(*) AS STRING)]) AS k
     FROM (SELECT {row_identity_of_target} FROM {target} AS T WHERE {touched}) AS T
@@ -70,14 +70,14 @@ SELECT {partition_text} AS `partition`,
 FROM ({repeated}) AS r GROUP BY 1;
 
 -- name: list_keys
-SELECT {identity}, __onerow_rows, __onerow_identical, __onerow_near FROM ({keys}) AS k ORDER BY {identity} LIMIT {limit};
+SELECT {identity}, __onerow_rows, __onerow_identical, __onerow_near FROM ({keys}) AS k ORDER BY {identity_in_order} LIMIT {limit};
 
 -- name: list_ids
 SELECT __onerow_key, __onerow_place, {id} FROM ({repeated}) AS r WHERE __onerow_key IN UNNEST(@keys)
 ORDER BY __onerow_key, __onerow_place;
 
 -- name: list_key_names
-SELECT __onerow_key FROM ({keys}) AS k ORDER BY {identity} LIMIT {limit};
+SELECT __onerow_key FROM ({keys}) AS k ORDER BY {identity_in_order} LIMIT {limit};
 
 -- name: count_rows
 SELECT {target_partition_text}, COUNT(*) FROM {target} AS T WHERE {named} GROUP BY 1;

@@ -33,10 +33,9 @@ if TYPE_CHECKING:
 BEGIN: Final = "BEGIN TRANSACTION"
 COMMIT: Final = "COMMIT TRANSACTION"
 DECLARE_BEFORE: Final = "DECLARE onerow_rows_before INT64"
-COUNTS: Final = {
-    "partition": "STRING", "token": "INT64", "parts": "INT64", "rows_staged": "INT64", "rows_inserted": "INT64",
-    "rows_updated": "INT64", "rows_unchanged": "INT64", "rows_superseded": "INT64",
-}  # fmt: skip
+COUNTS: Final = (
+    "partition", "token", "parts", "rows_staged", "rows_inserted", "rows_updated", "rows_unchanged", "rows_superseded",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ class Steps:
         ]
         if not held:
             return []
-        rows = rows_literal({"partition": "STRING", "token": "INT64"}, held)
+        rows = rows_literal(("partition", "token"), held)
         return [
             self.statements(CONTROL, "check_tokens", tokens=rows),
             self.statements(CONTROL, "raise_fences", tokens=rows),
@@ -181,7 +180,7 @@ class MergeSteps(Steps):
             )
         ]
 
-    def _query(self, name: str, **more: sql.Piece) -> sql.Node:
+    def _query(self, name: str, **more: sql.Piece) -> sql.Rendered:
         file = self.file if name in sql.templates(self.file) else "merge.sql"
         return sql.Rendered(self.statements(file, name, **more))
 
@@ -189,7 +188,7 @@ class MergeSteps(Steps):
         """Return the plan's partitions with their tokens and the number of their parts, as literal rows."""
         null = sql.cast(exp.null(), "INT64")
         return rows_literal(
-            {"partition": "STRING", "token": "INT64", "parts": "INT64"},
+            ("partition", "token", "parts"),
             [
                 (
                     sql.string(task.partition or ""),

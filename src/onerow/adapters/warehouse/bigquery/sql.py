@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from decimal import Decimal
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -19,6 +19,7 @@ from onerow.adapters.bigquery.names import DIALECT, bigquery_type, column
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from decimal import Decimal
 
     from onerow.core.partitions import PartitionValue
     from onerow.core.spec import Column, TableSpec
@@ -26,8 +27,17 @@ if TYPE_CHECKING:
 
     Node = exp.Expr
 
-Piece: TypeAlias = "Node | list[Node]"
+Piece: TypeAlias = "Node | Rendered | list[Node]"
 Value: TypeAlias = "str | int | float | bool | Decimal | dt.date | dt.datetime | None"
+
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A statement that was rendered already, as a piece of another one: deep trees are not made again."""
+
+    text: str
+
 
 TARGET: Final = "T"
 STAGED: Final = "S"
@@ -49,27 +59,16 @@ def render(template: str, pieces: Mapping[str, Piece]) -> str:
 
     def put(found: re.Match[str]) -> str:
         piece = pieces[found[1]]
-        nodes = piece if isinstance(piece, list) else [piece]
-        return ", ".join(text_of(node) for node in nodes)
+        if isinstance(piece, list):
+            return ", ".join(text_of(node) for node in piece)
+        return text_of(piece)
 
     return _PIECE.sub(put, template)
 
 
-def text_of(node: Node) -> str:
+def text_of(node: Node | Rendered) -> str:
     """Return a node as text of the dialect."""
-    return node.sql(DIALECT)
-
-
-class Rendered(exp.Expression):
-    """A statement that was rendered already, as a piece of another one: deep trees are not copied again."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self._text = text
-
-    def sql(self, dialect: object = None, **_: object) -> str:  # noqa: ARG002 -- rendered before
-        """Return the text as it is."""
-        return self._text
+    return node.text if isinstance(node, Rendered) else node.sql(DIALECT)
 
 
 def string(value: str) -> Node:

@@ -52,28 +52,14 @@ def values_of(spec: TableSpec, names: Iterable[str | None]) -> tuple[PartitionVa
     return () if spec.partition is None else tuple(value_of(spec, name) for name in names)
 
 
-def rows_literal(fields: Mapping[str, str], rows: Iterable[Sequence[sql.Node]]) -> sql.Node:
-    """Return a query of literal rows: ``SELECT * FROM UNNEST(ARRAY<STRUCT<...>>[...])``."""
-    struct = exp.DataType(
-        this=exp.DataType.Type.STRUCT,
-        expressions=[
-            exp.ColumnDef(
-                this=exp.to_identifier(name, quoted=True), kind=exp.DataType.build(kind, dialect=DIALECT)
-            )
-            for name, kind in fields.items()
-        ],
-        nested=True,
-    )
-    names = list(fields)
-    values = [
+def rows_literal(names: Sequence[str], rows: Iterable[Sequence[sql.Node]]) -> sql.Node:
+    """Return a query of literal rows, of which there is at least one."""
+    structs = [
         exp.Struct(expressions=[exp.alias_(node, name, quoted=True) for name, node in zip(names, row, strict=True)])
         for row in rows
     ]
-    if not values:
-        array: sql.Node = exp.cast(exp.Array(expressions=[]), exp.DataType.build("ARRAY", expressions=[struct]))
-    else:
-        array = exp.Array(expressions=values)
-    return exp.select("*").from_(exp.Unnest(expressions=[array]))
+    source = exp.Unnest(expressions=[exp.Array(expressions=structs)], alias=exp.TableAlias(this=exp.to_identifier("r")))
+    return exp.select(*(exp.alias_(column(name, "r"), name, quoted=True) for name in names)).from_(source)
 
 
 @dataclass(frozen=True)
@@ -101,6 +87,11 @@ class Statements:
         """The columns of both sides."""
         return sql.Columns(self.spec, dict(self.types))
 
+    @property
+    def touched(self) -> sql.Node:
+        """The condition that a row of the target is in one of the partitions."""
+        return sql.in_partitions(self.spec, self.values, sql.TARGET)
+
     @cached_property
     def pieces(self) -> Mapping[str, sql.Piece]:
         """Everything that depends on the table and the partitions alone."""
@@ -112,12 +103,13 @@ class Statements:
             **control_pieces(self.names, spec.name),
             "target": self.names.target(spec).node(),
             "removed": self.names.related(spec, REMOVED_SUFFIX).node(),
-            "touched": sql.in_partitions(spec, self.values, target),
+            "touched": self.touched,
             "partition_text": sql.partition_text(spec),
             "staged_partition_text": sql.partition_text(spec, staged),
             "target_partition_text": sql.partition_text(spec, target),
             "identity": columns(spec.identity),
             "row_identity": columns(spec.row_identity),
+            "identity_in_order": columns(spec.identity, "k"),
             "identity_texts": self._texts(spec.identity),
             "row_identity_texts": self._texts(spec.row_identity),
             "identity_of_target": both.all_stored(spec.identity),
@@ -139,7 +131,9 @@ class Statements:
             "stored_columns": columns(stored),
             "stored_values": [both.written(name) for name in stored],
             "assignments": [
-                exp.EQ(this=column(name), expression=both.written(name)) for name in changed if name in spec.column_names
+                exp.EQ(this=column(name), expression=both.written(name))
+                for name in changed
+                if name in spec.column_names
             ],
             "id": sql.cast(exp.null() if spec.id_column is None else column(spec.id_column), "STRING"),
             "near": self._near(),
@@ -161,7 +155,8 @@ class Statements:
             return exp.false()
         moment = column(moments[0])
         newest, oldest = (
-            exp.func("UNIX_MICROS", node, dialect=DIALECT) for node in (exp.Max(this=moment), exp.Min(this=moment.copy()))
+            exp.func("UNIX_MICROS", node, dialect=DIALECT)
+            for node in (exp.Max(this=moment), exp.Min(this=moment.copy()))
         )
         known = exp.EQ(this=exp.Count(this=moment.copy()), expression=exp.Count(this=exp.Star()))
         limit = exp.LTE(

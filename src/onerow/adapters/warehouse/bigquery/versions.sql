@@ -12,7 +12,7 @@ SET onerow_rows_before = (SELECT COUNT(*) FROM {target} AS T WHERE {touched});
 -- name: check_held
 -- Before the merge: none of the staged keys has one content under several versions.
 SELECT IF(COUNT(*) = 0, 'one version a content', ERROR(CONCAT('onerow:repeated:', CAST(COUNT(*) AS STRING), ':',
-    TO_BASE64(CAST(STRING_AGG(k, ',' ORDER BY k LIMIT 100) AS BYTES)), ';')))
+    REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';')))
 FROM (
     SELECT TO_JSON_STRING([{identity_texts}, CAST(SUM(n) AS STRING)]) AS k
     FROM (

@@ -12,16 +12,17 @@ from google.cloud import bigquery
 
 from onerow.adapters.bigquery.client import REQUEST_TIMEOUT_S
 from onerow.adapters.warehouse.bigquery import inspection, sql
+from onerow.adapters.warehouse.bigquery import install as installation
+from onerow.adapters.warehouse.bigquery import probe as probing
 from onerow.adapters.warehouse.bigquery.commits import Commits, SignalError
 from onerow.adapters.warehouse.bigquery.guarded import Interventions
 from onerow.adapters.warehouse.bigquery.layout import staged_table
-from onerow.adapters.warehouse.bigquery.preparation import SCRATCH, Preparation, PreparedMerge, target_types
-from onerow.adapters.warehouse.bigquery.repair import Repairs, repair_for_merge
-from onerow.adapters.warehouse.bigquery.script import BEGIN, COMMIT, MergeSteps, Steps, Turn, script_of, seconds
-from onerow.adapters.warehouse.bigquery.signals import duplicates_of, error_of, outcome_of
-from onerow.adapters.warehouse.bigquery.statements import CONTROL, Statements, control_pieces, rows_literal, values_of
+from onerow.adapters.warehouse.bigquery.preparation import Preparation, PreparedMerge, target_types
+from onerow.adapters.warehouse.bigquery.repair import Repairs
+from onerow.adapters.warehouse.bigquery.script import MergeSteps, Turn
+from onerow.adapters.warehouse.bigquery.signals import outcome_of
+from onerow.adapters.warehouse.bigquery.statements import CONTROL, Statements, control_pieces, values_of
 from onerow.adapters.warehouse.bigquery.versions import VersionsSteps
-from onerow.core.partitions import Scope
 from onerow.core.plans import Committed, MergeCounts, Refused, Unknown
 from onerow.errors import (
     ConflictError,
@@ -29,11 +30,10 @@ from onerow.errors import (
     FencedError,
     OnerowError,
     OutcomeUnknownError,
-    VerificationError,
     WarehouseBusyError,
     WarehouseError,
 )
-from onerow.ports.warehouse import Capabilities, HistoryEntry
+from onerow.ports.warehouse import Capabilities, Estimate, HistoryEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from onerow.adapters.bigquery.client import BigQuery, Parameter
     from onerow.adapters.bigquery.names import TableName
     from onerow.adapters.bigquery.results import Ran
+    from onerow.core.partitions import Scope
     from onerow.core.parts import PartManifest
     from onerow.core.plans import Merged, MergePlan, Outcome
     from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan, RestorePlan
@@ -63,7 +64,7 @@ class BigQueryWarehouse:
 
     Args:
         merging, versions, interventions: the steps; the test kit gives some with a step switched off.
-        max_tables: how many parts one query reads.
+        preparation: makes the scratch tables of a plan.
     """
 
     def __init__(
@@ -87,7 +88,20 @@ class BigQueryWarehouse:
         """What the engine can do."""
         return CAPABILITIES
 
+    def install(self, specs: Sequence[TableSpec], *, lock_store: str, adopt_locks: bool) -> Sequence[str]:
+        """Create what is missing."""
+        return installation.install(self._client, specs, lock_store=lock_store, adopt_locks=adopt_locks)
+
     # --- merging ---------------------------------------------------------------------------
+
+    def estimate(self, spec: TableSpec, partitions: Sequence[str | None]) -> Estimate | None:
+        """Have the service plan the read of these partitions and of the whole table; free, nothing runs."""
+        target = self._client.table(self._client.names.target(spec))
+        statements = Statements(spec, self._client.names, target_types(target, spec), values_of(spec, partitions))
+        touched, table = (
+            self._client.dry_run(statements("merge.sql", name)) for name in ("read_touched", "read_table")
+        )
+        return Estimate(touched, table)
 
     @contextmanager
     def prepare(self, plan: MergePlan) -> Iterator[PreparedMerge]:
@@ -115,7 +129,7 @@ class BigQueryWarehouse:
 
         def script(turn: Turn) -> str:
             found = steps(prepared, turn)
-            return found.script(repair=repair_for_merge(found) if repair else ())
+            return found.script(repair=self._repairs.for_merge(found) if repair else ())
 
         job = job_of(plan) + (" repair" if repair else "")
         began_s = time.perf_counter()
@@ -221,23 +235,22 @@ class BigQueryWarehouse:
         statement = sql.render(sql.templates(CONTROL)["read_history"], pieces)
         found = self._client.run(statement, [text("name", table), text("batch", batch)]).rows
         return [
-            HistoryEntry(*values[:-3], bytes_processed=values[-2], slot_ms=values[-1])
-            for values in found
+            HistoryEntry(*told, bytes_processed=bytes_processed, slot_ms=slot_ms)
+            for *told, _, bytes_processed, slot_ms in found
         ]
 
     def inspect(self, request: InspectRequest) -> TableCheck:
         """Look for duplicates and other findings."""
         return inspection.inspect(self._client, request)
 
+    def probe(self, specs: Sequence[TableSpec]) -> Sequence[tuple[str, bool, str]]:
+        """Check what is reachable, present and fitting."""
+        return probing.probe(self._client, specs)
+
     def upkeep(self, specs: Sequence[TableSpec], *, apply: bool) -> Sequence[str]:
-        """Remove scratch tables that a killed process has left; they would expire by themselves within a day."""
-        del specs
-        left = [
-            item for item in self._client.tables(self._client.names.control, prefix=SCRATCH)
-            if item.created is not None
-        ]  # fmt: skip
-        del apply
-        return [f"scratch table {item.table_id}" for item in left[:0]]
+        """Return nothing: the engine keeps its storage in check, and scratch tables of the killed expire in a day."""
+        del specs, apply
+        return []
 
     def close(self) -> None:
         """Let go of connections."""
