@@ -104,6 +104,16 @@ class Emulator:
 _started: list[Emulator] = []
 
 
+def emulator():
+    """Return the address of the emulator, which is started if none is named and none runs."""
+    named = os.environ.get(EMULATOR)
+    if named:
+        return named
+    if not _started:
+        _started.append(Emulator())
+    return _started[-1].url
+
+
 class Project:
     """Where the tests of this process make their datasets."""
 
@@ -115,9 +125,7 @@ class Project:
             self.location = self.client.get_dataset(neighbour).location
             self.options = f"?max_bytes_billed={MAX_BYTES_BILLED}"
         else:
-            if not os.environ.get(EMULATOR):
-                _started.append(Emulator())
-                os.environ[EMULATOR] = _started[-1].url
+            os.environ[EMULATOR] = emulator()
             self.project, self.location, self.options = PROJECT, "US", ""
             self.client = connect(self.project)
         self.is_real = bool(real)
