@@ -39,7 +39,7 @@ class VerifyOff(MergeSteps):
 @pytest.fixture
 def opened(request, tmp_path):
     steps = request.getfixturevalue("steps")
-    BigQueryWithSteps = type("BigQueryWithSteps", (BigQueryHarness,), {"options": {"merging": steps}})  # noqa: N806
+    BigQueryWithSteps = type("BigQueryWithSteps", (BigQueryHarness,), {"options": {"merging": steps}})
     with closing(BigQueryWithSteps(tmp_path)) as harness:
         harness.installed()
         yield harness
