@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 
 import pytest
 
@@ -42,6 +43,20 @@ def own_database(own_postgres):
     """The name of an empty database on ``own_postgres``."""
     with own_postgres.fresh() as name:
         yield name
+
+
+@pytest.fixture
+def bigquery_url(monkeypatch):
+    """The URL of an empty dataset in a project of its own, always the emulator's, with locks that stand in a file."""
+    monkeypatch.setenv(projects.EMULATOR, projects.emulator())
+    monkeypatch.setenv("ONEROW_LOCKS", "sqlite:///bigquery.locks.sqlite")
+    name = f"onerow-{uuid.uuid4().hex[:16]}"
+    client = projects.connect(name)
+    client.create_dataset("nba")
+    yield f"bigquery://{name}/nba"
+    for item in client.list_datasets():
+        client.delete_dataset(item.reference, delete_contents=True)
+    client.close()
 
 
 def pytest_unconfigure():

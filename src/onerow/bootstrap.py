@@ -282,6 +282,17 @@ def open_existing(
             id_column=id_column,
             busy_timeout_s=busy_timeout_s,
         )
+    if url.scheme == "bigquery":
+        with _extra("bigquery"):
+            from onerow.adapters.warehouse.bigquery.adopt import open_existing as open_bigquery
+
+        return open_bigquery(
+            url.secret,
+            target=split_target(target),
+            key=key,
+            partition_column=partition_column,
+            id_column=id_column,
+        )
     raise ConfigurationError(
         f"{url} is no warehouse of this version.", hint=f"It offers: {', '.join(WAREHOUSES)}."
     )

@@ -145,9 +145,10 @@ def test_a_service_that_stays_away_leaves_the_outcome_unknown(bq, counter, line,
         line.refuse()
         return lost(error)
 
-    monkeypatch.setattr(client_module, "classify", and_then_down)
-    with pytest.raises(OutcomeUnknownError, match="unknown whether the job"):
-        client.run(insert(counter), job="derived", timeout_s=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(client_module, "classify", and_then_down)
+        with pytest.raises(OutcomeUnknownError, match="unknown whether the job"):
+            client.run(insert(counter), job="derived", timeout_s=1.0)
     assert cut.is_set()
     assert runs(bq, counter) == 1
     line.refuse(False)

@@ -8,6 +8,7 @@ emulator is installed once into the user's cache, from ``bqemulator.txt``, and s
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import fcntl
 import hashlib
 import os
@@ -29,6 +30,9 @@ REAL = "ONEROW_TEST_BIGQUERY"
 PROJECT = "onerow-tests"
 INSTALL_TIMEOUT_S = 900
 START_TIMEOUT_S = 120
+PREFIX = "onerow_test_"
+LEFT_BEHIND_S = 6 * 3_600.0
+"""Datasets of ours that are older were left behind by a test run that was killed."""
 MAX_BYTES_BILLED = 1_000_000_000
 """Of one statement of a test in a real project."""
 
@@ -100,6 +104,16 @@ class Emulator:
 _started: list[Emulator] = []
 
 
+def emulator():
+    """Return the address of the emulator, which is started if none is named and none runs."""
+    named = os.environ.get(EMULATOR)
+    if named:
+        return named
+    if not _started:
+        _started.append(Emulator())
+    return _started[-1].url
+
+
 class Project:
     """Where the tests of this process make their datasets."""
 
@@ -111,21 +125,27 @@ class Project:
             self.location = self.client.get_dataset(neighbour).location
             self.options = f"?max_bytes_billed={MAX_BYTES_BILLED}"
         else:
-            if not os.environ.get(EMULATOR):
-                _started.append(Emulator())
-                os.environ[EMULATOR] = _started[-1].url
+            os.environ[EMULATOR] = emulator()
             self.project, self.location, self.options = PROJECT, "US", ""
             self.client = connect(self.project)
         self.is_real = bool(real)
         self._made = []
+        if self.is_real:
+            self._drop_left_behind()
+
+    def _drop_left_behind(self):
+        now = dt.datetime.now(dt.UTC)
+        for item in self.client.list_datasets():
+            if item.dataset_id.startswith(PREFIX):
+                created = self.client.get_dataset(item.reference).created
+                if (now - created).total_seconds() > LEFT_BEHIND_S:
+                    self.drop(item.dataset_id)
 
     def create(self, name=None):
-        """Make an empty dataset and return its name. In a real project its tables expire, come what may."""
-        name = name or f"onerow_test_{uuid.uuid4().hex[:16]}"
+        """Make an empty dataset and return its name."""
+        name = name or f"{PREFIX}{uuid.uuid4().hex[:16]}"
         dataset = bigquery.Dataset(f"{self.project}.{name}")
         dataset.location = self.location
-        if self.is_real:
-            dataset.default_table_expiration_ms = 6 * 3_600_000
         self.client.create_dataset(dataset)
         self._made.append(name)
         return name

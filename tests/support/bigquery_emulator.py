@@ -132,6 +132,8 @@ async def load(project, job_id, config, context):
     name = [wanted["destinationTable"][part] for part in ("projectId", "datasetId", "tableId")]
     given = wanted.get("destinationTableProperties") or {}
     properties = {key: given[key] for key in ("description", "labels") if key in given}
+    if context.catalog.get_dataset(*name[:2]) is None:
+        return failed((project, job_id), config, context, "notFound", "Not found: Dataset {}:{}".format(*name))
     before = context.catalog.get_table(*name)
     shown = "{}:{}.{}".format(*name)
     if before is not None:
@@ -192,6 +194,9 @@ class Documented:
             refresh(self.context, (place[3], place[5], place[7]))
         if place[-1].endswith(":testIamPermissions"):
             return await self.rights(scope, receive, send)
+        if place[-1] == "tables" and self.context.catalog.get_dataset(place[3], place[5]) is None:
+            # https://cloud.google.com/bigquery/docs/error-messages
+            return await refuse(send, 404, "notFound", f"Not found: Dataset {place[3]}:{place[5]}")
         if place[-1] == "tables" and scope["method"] == "GET":
             scope = {**scope, "query_string": b"maxResults=1000000000"}  # it has pages but no tokens
         return await self.app(scope, receive, send)

@@ -302,3 +302,15 @@ def test_an_unknown_table_is_told_with_near_names():
     with pytest.raises(ConfigurationError, match="Configured are: t"):
         found.table("predictions")
     assert found.table("t").name == "t"
+
+
+def test_a_bigquery_warehouse_has_its_locks_in_firestore():
+    url = parse_url("bigquery://my-project/nba?max_bytes_billed=1000000", Path("/"))
+    assert (url.scheme, str(url)) == ("bigquery", "bigquery://my-project/nba?max_bytes_billed=1000000")
+    assert str(companion_locks(url)) == "firestore://my-project"
+
+
+@pytest.mark.parametrize("text", ["bigquery://p", "bigquery:///d", "bigquery://p/d/t", "bigquery://p/d?x=1", "bigquery:p/d"])
+def test_what_is_no_bigquery_dataset(text):
+    with pytest.raises(ConfigurationError, match="bigquery://PROJECT/DATASET"):
+        parse_url(text, Path("/"))

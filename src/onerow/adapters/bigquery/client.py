@@ -9,6 +9,7 @@ Source: https://cloud.google.com/bigquery/docs/running-jobs#generate-jobid
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import uuid
@@ -22,7 +23,7 @@ from google.cloud import bigquery
 from onerow.adapters.bigquery.address import connect, parse_address
 from onerow.adapters.bigquery.errors import CallErrors, classify, map_error, told
 from onerow.adapters.bigquery.names import Names, check_dataset, told_apart
-from onerow.adapters.bigquery.patience import Patience
+from onerow.adapters.bigquery.patience import ONCE, Patience
 from onerow.adapters.bigquery.results import JobFacts, Ran, facts_of
 from onerow.adapters.bigquery.tables import Table, read_table
 from onerow.errors import (
@@ -97,7 +98,7 @@ class BigQuery:
         try:
             return self.call(
                 f"the dataset {name} cannot be looked up",
-                lambda client: client.get_dataset(reference, retry=None, timeout=REQUEST_TIMEOUT_S),
+                lambda client: client.get_dataset(reference, retry=ONCE, timeout=REQUEST_TIMEOUT_S),
             )
         except NotInstalledError:
             return None
@@ -137,7 +138,7 @@ class BigQuery:
         try:
             found = self.call(
                 f"the table {name} cannot be looked up",
-                lambda client: client.get_table(name.reference, retry=None, timeout=REQUEST_TIMEOUT_S),
+                lambda client: client.get_table(name.reference, retry=ONCE, timeout=REQUEST_TIMEOUT_S),
             )
         except NotInstalledError:
             return None
@@ -154,7 +155,7 @@ class BigQuery:
         reference = bigquery.DatasetReference(self.names.project, dataset)
         found = self.call(
             f"the tables of dataset {dataset} cannot be listed",
-            lambda client: list(client.list_tables(reference, retry=None, timeout=REQUEST_TIMEOUT_S, page_size=1000)),
+            lambda client: list(client.list_tables(reference, retry=ONCE, timeout=REQUEST_TIMEOUT_S, page_size=1000)),
         )
         return sorted((item for item in found if item.table_id.startswith(prefix)), key=lambda item: str(item.table_id))
 
@@ -201,7 +202,7 @@ class BigQuery:
                 job_config=config,
                 job_id=job_id,
                 location=location,
-                retry=None,
+                retry=ONCE,
                 job_retry=None,
                 timeout=REQUEST_TIMEOUT_S,
             )
@@ -229,7 +230,7 @@ class BigQuery:
         planned = self.call(
             "a statement could not be planned",
             lambda client: client.query(
-                statement, job_config=config, location=location, retry=None, job_retry=None, timeout=REQUEST_TIMEOUT_S
+                statement, job_config=config, location=location, retry=ONCE, job_retry=None, timeout=REQUEST_TIMEOUT_S
             ),
         )
         return int(planned.total_bytes_processed or 0)
@@ -278,16 +279,17 @@ class BigQuery:
         if adopted and sent.state == "DONE" and sent.error_result:
             return None
         self._finish(sent, patience, doing=doing, derived=True, kind=kind)
-        return Loaded(sent.job_id or job_id, int(sent.output_rows or 0), adopted)
+        return Loaded(str(sent.job_id), adopted)
 
     def job_id(self, job: str | None) -> str:
         """Return the id that is derived from ``job``: the same for the same text; another one each time for None.
 
-        Jobs of all datasets of a project share their ids, so the control dataset is in it.
+        Ids are one project's; so two onerows with other datasets in it have other ids.
         """
         if job is None:
             return f"onerow_{uuid.uuid4().hex}"
-        return f"onerow_{told_apart(f'{job} of {self.names.control}')}"
+        place = f"{self.names.project}/{self.names.dataset}/{self.names.control}"
+        return f"onerow_{told_apart(job)}_{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
     def cancel(self, job: str) -> bool:
         """Tell a job to stop; it may still finish. Returns whether there was one to tell. Idempotent."""
@@ -295,7 +297,7 @@ class BigQuery:
         try:
             self.call(
                 f"the job {job_id} could not be told to stop",
-                lambda client: client.cancel_job(job_id, location=location, retry=None, timeout=REQUEST_TIMEOUT_S),
+                lambda client: client.cancel_job(job_id, location=location, retry=ONCE, timeout=REQUEST_TIMEOUT_S),
             )
         except NotInstalledError:
             return False
@@ -319,7 +321,7 @@ class BigQuery:
                 SETTLED,
                 job_id=job_id,
                 location=location,
-                retry=None,
+                retry=ONCE,
                 job_retry=None,
                 timeout=REQUEST_TIMEOUT_S,
             )
@@ -338,7 +340,7 @@ class BigQuery:
         with self._lock:
             client, self._client = self._client, None
         if client is not None and self._process == os.getpid():
-            client.close()
+            client.close()  # type: ignore[no-untyped-call]
 
     # --- within ----------------------------------------------------------------------------
 
@@ -396,7 +398,7 @@ class BigQuery:
             found = self._connected().get_job(
                 job_id,
                 location=location,
-                retry=None,
+                retry=ONCE,
                 timeout=min(REQUEST_TIMEOUT_S, max(1.0, patience.left_s)),
             )
         except CallErrors as error:
@@ -419,7 +421,7 @@ class BigQuery:
             try:
                 found: Any = sent.result(
                     timeout=max(1.0, min(REQUEST_TIMEOUT_S, patience.left_s)),
-                    retry=None,
+                    retry=ONCE,
                     **({"job_retry": None} if isinstance(sent, bigquery.QueryJob) else {}),
                 )
                 return [tuple(row.values()) for row in found] if isinstance(sent, bigquery.QueryJob) else []
@@ -437,7 +439,7 @@ class BigQuery:
     def _ended(self, sent: AnyJob, patience: Patience) -> bool:
         """Ask whether a job has ended; what cannot be asked has not."""
         try:
-            sent.reload(retry=None, timeout=min(REQUEST_TIMEOUT_S, max(1.0, patience.left_s)))
+            sent.reload(retry=ONCE, timeout=min(REQUEST_TIMEOUT_S, max(1.0, patience.left_s)))
         except CallErrors as error:
             if classify(error) not in RETRIED:
                 raise map_error(error, f"the job {sent.job_id} cannot be looked for") from error
@@ -449,7 +451,7 @@ class BigQuery:
         patience = Patience(STOP_TIMEOUT_S)
         while not self._ended(sent, patience):
             try:
-                sent.cancel(retry=None, timeout=min(REQUEST_TIMEOUT_S, max(1.0, patience.left_s)))
+                sent.cancel(retry=ONCE, timeout=min(REQUEST_TIMEOUT_S, max(1.0, patience.left_s)))
             except CallErrors as error:
                 if classify(error) not in RETRIED:
                     raise map_error(error, f"the job {sent.job_id} could not be told to stop", kind=kind) from error
@@ -462,7 +464,7 @@ class BigQuery:
 
     def _failed(self, sent: AnyJob, doing: str, kind: type[OnerowError]) -> OnerowError:
         """Return the error of ours that a job which has ended badly stands for; the service's own is its cause."""
-        failed = sent.exception(timeout=1.0)
+        failed = sent.exception(timeout=1.0)  # type: ignore[no-untyped-call]
         return map_error(failed, doing, kind=kind) if failed is not None else kind(f"{doing}: nobody says why.")
 
     def _unknown(self, job_id: str, reason: str) -> OutcomeUnknownError:
@@ -477,7 +479,7 @@ class BigQuery:
             job_id = str(sent.job_id)
             listed = self.call(
                 f"the statements of job {job_id} cannot be listed",
-                lambda client: list(client.list_jobs(parent_job=job_id, retry=None, timeout=REQUEST_TIMEOUT_S)),
+                lambda client: list(client.list_jobs(parent_job=job_id, retry=ONCE, timeout=REQUEST_TIMEOUT_S)),
             )
             children = sorted((facts_of(child) for child in listed), key=lambda facts: (facts.began_at, facts.job_id))
         return Ran(facts_of(sent), tuple(rows), tuple(children), adopted)
@@ -488,10 +490,8 @@ class Loaded:
     """How a load job went.
 
     Attributes:
-        rows: how many rows it has put into its table.
         adopted: it had run, or begun to, before it was asked for now.
     """
 
     job_id: str
-    rows: int
     adopted: bool

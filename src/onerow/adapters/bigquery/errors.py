@@ -59,22 +59,20 @@ TransportErrors: Final = (
 CallErrors: Final = (api.GoogleAPIError, auth.GoogleAuthError, *TransportErrors)
 """What a call of the client library may raise, whatever became of the request."""
 
-_BY_TEXT: Final[tuple[tuple[re.Pattern[str], Failure], ...]] = tuple(
-    (re.compile(text, re.IGNORECASE), failure)
-    for text, failure in (
-        (r"aborted due to concurrent", "conflict"),
-        (r"could not serialize access to table", "conflict"),
-        (r"concurrent update", "conflict"),
-        (r"too many (outstanding )?(DML|mutating)", "busy"),
-        (r"DML statements outstanding against", "busy"),
-        (r"rows in the streaming buffer", "streaming"),
-        (r"without a filter (over|on) column", "filter"),
-        (r"processed in location", "location"),
-        (r"cannot read and write in different locations", "location"),
-        (r"required field \S+ cannot be null", "row"),
-        (r"cannot (assign|insert) null", "row"),
-    )
+_TEXTS: Final[tuple[tuple[str, Failure], ...]] = (
+    (r"aborted due to concurrent", "conflict"),
+    (r"could not serialize access to table", "conflict"),
+    (r"concurrent update", "conflict"),
+    (r"too many (outstanding )?(DML|mutating)", "busy"),
+    (r"DML statements outstanding against", "busy"),
+    (r"rows in the streaming buffer", "streaming"),
+    (r"without a filter (over|on) column", "filter"),
+    (r"processed in location", "location"),
+    (r"cannot read and write in different locations", "location"),
+    (r"required field \S+ cannot be null", "row"),
+    (r"cannot (assign|insert) null", "row"),
 )
+_BY_TEXT: Final = tuple((re.compile(text, re.IGNORECASE), failure) for text, failure in _TEXTS)
 _BY_REASON: Final[dict[str, Failure]] = {
     "accessDenied": "denied",
     "alreadyExists": "taken",

@@ -167,16 +167,17 @@ def numeric_kind(column_type: ColumnType) -> str:
 
 def schema_field(column: Column, *, required: bool = False, description: str | None = None) -> bigquery.SchemaField:
     """Return a column as the client library takes it."""
-    kind, decimal = column.type, column.type.kind == "decimal"
-    extra = {"description": description} if description is not None else {}
-    return bigquery.SchemaField(
-        column.name,
-        numeric_kind(kind) if decimal else _TYPES[kind.kind],
-        mode="REQUIRED" if required else "NULLABLE",
-        precision=kind.precision if decimal else None,
-        scale=kind.scale if decimal else None,
-        **extra,
-    )
+    kind = column.type
+    resource: dict[str, object] = {
+        "name": column.name,
+        "type": _TYPES.get(kind.kind) or numeric_kind(kind),
+        "mode": "REQUIRED" if required else "NULLABLE",
+    }
+    if kind.kind == "decimal":
+        resource |= {"precision": str(kind.precision), "scale": str(kind.scale)}
+    if description is not None:
+        resource["description"] = description
+    return bigquery.SchemaField.from_api_repr(resource)
 
 
 def field_type(field: bigquery.SchemaField) -> str:

@@ -6,8 +6,12 @@ import random
 import time
 from typing import Final
 
+from google.api_core.retry import Retry
+
 FIRST_WAIT_S: Final = 0.25
 LONGEST_WAIT_S: Final = 8.0
+ONCE: Final = Retry(predicate=lambda _: False)
+"""What the client library is to do by itself about an error: nothing."""
 
 
 class Patience:

@@ -14,6 +14,7 @@ from sqlglot import exp
 
 from onerow.adapters.bigquery.client import REQUEST_TIMEOUT_S
 from onerow.adapters.bigquery.names import DIALECT, TableName, column, columns
+from onerow.adapters.bigquery.patience import ONCE
 from onerow.adapters.warehouse.bigquery.fitting import compared
 from onerow.core.views import CURRENT, DUPLICATES, monitor_columns
 
@@ -74,8 +75,8 @@ def create_view(client: BigQuery, view: View, *, replace: bool) -> None:
 
     def request(api: bigquery.Client) -> bigquery.Table:
         if replace:
-            return api.update_table(made, ["view_query", "description"], retry=None, timeout=REQUEST_TIMEOUT_S)
-        return api.create_table(made, exists_ok=True, retry=None, timeout=REQUEST_TIMEOUT_S)
+            return api.update_table(made, ["view_query", "description"], retry=ONCE, timeout=REQUEST_TIMEOUT_S)
+        return api.create_table(made, exists_ok=True, retry=ONCE, timeout=REQUEST_TIMEOUT_S)
 
     client.call(f"the view {view.name} could not be made", request)
 

@@ -9,6 +9,7 @@ from sqlglot import exp
 
 from onerow.adapters.bigquery.client import REQUEST_TIMEOUT_S
 from onerow.adapters.bigquery.names import CONTROL_TABLES, DIALECT
+from onerow.adapters.bigquery.patience import ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +59,7 @@ def create_control_table(client: BigQuery, name: str, place: TableName) -> None:
     table.description = f"{name} of onerow; do not change by hand"
     client.call(
         f"the control table {place} could not be made",
-        lambda api: api.create_table(table, exists_ok=True, retry=None, timeout=REQUEST_TIMEOUT_S),
+        lambda api: api.create_table(table, exists_ok=True, retry=ONCE, timeout=REQUEST_TIMEOUT_S),
     )
 
 

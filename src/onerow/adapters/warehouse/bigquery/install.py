@@ -23,6 +23,7 @@ from onerow.adapters.bigquery.names import (
     column,
     schema_field,
 )
+from onerow.adapters.bigquery.patience import ONCE
 from onerow.adapters.warehouse.bigquery import companions
 from onerow.adapters.warehouse.bigquery.control_tables import GUARDS, create_control_table, create_guard
 from onerow.adapters.warehouse.bigquery.fitting import misfits
@@ -106,7 +107,7 @@ def _install_datasets(client: BigQuery, specs: Sequence[TableSpec]) -> list[str]
         dataset.description = "Control tables and staging of onerow; do not change by hand"
         client.call(
             f"the control dataset {names.control} could not be made",
-            lambda api: api.create_dataset(dataset, exists_ok=True, retry=None, timeout=REQUEST_TIMEOUT_S),
+            lambda api: api.create_dataset(dataset, exists_ok=True, retry=ONCE, timeout=REQUEST_TIMEOUT_S),
         )
         return [f"dataset {names.control}"]
     _check_location(control, location)
@@ -200,13 +201,13 @@ def _install_target(client: BigQuery, work: _Work) -> list[str]:
         table = new_target(spec, name)
         made = client.call(
             f"the table {name} could not be made",
-            lambda api: api.create_table(table, exists_ok=True, retry=None, timeout=REQUEST_TIMEOUT_S),
+            lambda api: api.create_table(table, exists_ok=True, retry=ONCE, timeout=REQUEST_TIMEOUT_S),
         )
         if made.expires is not None:  # the dataset's default is for tables that somebody else makes
             made.expires = None
             client.call(
                 f"the expiration of table {name} could not be switched off",
-                lambda api: api.update_table(made, ["expires"], retry=None, timeout=REQUEST_TIMEOUT_S),
+                lambda api: api.update_table(made, ["expires"], retry=ONCE, timeout=REQUEST_TIMEOUT_S),
             )
         return [f"table {name}"]
     made_lines = []
@@ -257,7 +258,7 @@ def _install_removed(client: BigQuery, work: _Work) -> list[str]:
         table = bigquery.Table(name.reference, schema=[schema_field(declared) for declared in wanted])
         client.call(
             f"the table {name} could not be made",
-            lambda api: api.create_table(table, exists_ok=True, retry=None, timeout=REQUEST_TIMEOUT_S),
+            lambda api: api.create_table(table, exists_ok=True, retry=ONCE, timeout=REQUEST_TIMEOUT_S),
         )
         return [f"table {name}"]
     lacking = [declared for declared in wanted if declared.name not in work.removed.by_name]
@@ -321,7 +322,7 @@ def _install_guard(client: BigQuery, work: _Work, there: set[str], lock_store: s
     elif work.guard[0] != lock_store:
         store = bigquery.ScalarQueryParameter("lock_store", "STRING", lock_store)
         attempt = exp.Add(this=column("attempt"), expression=exp.Literal.number(1))
-        changes = {"lock_store": exp.Parameter(this=exp.var("lock_store")), "attempt": attempt}
+        changes: dict[str, object] = {"lock_store": exp.Parameter(this=exp.var("lock_store")), "attempt": attempt}
         client.run(exp.update(guards.node(), changes, where=exp.true()).sql(DIALECT), [store])
         made.append(f"lock store {lock_store} adopted for {spec.name}")
     return made

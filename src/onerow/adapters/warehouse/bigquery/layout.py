@@ -166,7 +166,7 @@ def _count_partitions(client: BigQuery, table: Table, found: Mapping[str, Any], 
 
     What is left of a part has no rows to count; its partitions are of no use any more, so they are told as one.
     """
-    name = found.get("partition_column")
+    name = str(found.get("partition_column"))
     if gone or name not in table.by_name:
         return {"": int(found.get("rows", 0))}
     counted = exp.select(column(name), exp.Count(this=exp.Star())).from_(table.name.node()).group_by(column(name))

@@ -53,7 +53,7 @@ def load_config(
     # The library has properties for the description and the friendly name only; the labels stand beside them.
     resource = config.to_api_repr()
     resource["load"]["destinationTableProperties"]["labels"] = dict(labels)
-    return bigquery.LoadJobConfig.from_api_repr(resource)
+    return cast("bigquery.LoadJobConfig", bigquery.LoadJobConfig.from_api_repr(resource))
 
 
 def load_once(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from onerow.adapters.bigquery.client import BigQuery
+    from onerow.adapters.bigquery.names import TableName
     from onerow.core.spec import TableSpec
 
 
@@ -51,7 +52,7 @@ def number_rows(client: BigQuery, spec: TableSpec, version_column: str) -> None:
         exp.alias_(_content(spec.column_names, None), "content"), exp.alias_(number, "number")
     ).from_(target.node())
     update = exp.update(
-        exp.alias_(target.node(), "T", table=True),
+        _aliased(target, "T"),
         {},
         where=exp.and_(
             exp.EQ(this=_content(spec.column_names, "T"), expression=column("content", "numbered")),
@@ -61,6 +62,12 @@ def number_rows(client: BigQuery, spec: TableSpec, version_column: str) -> None:
     )
     update.set("expressions", [exp.EQ(this=column(version_column), expression=column("number", "numbered"))])
     client.run(update.sql(DIALECT))
+
+
+def _aliased(name: TableName, alias: str) -> exp.Table:
+    table = name.node()
+    table.set("alias", exp.TableAlias(this=exp.to_identifier(alias)))
+    return table
 
 
 def _content(names: Sequence[str], table: str | None) -> exp.Expr:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from onerow.adapters.bigquery.client import REQUEST_TIMEOUT_S
 from onerow.adapters.bigquery.errors import ROLES
+from onerow.adapters.bigquery.patience import ONCE
 from onerow.adapters.warehouse.bigquery import companions
 from onerow.adapters.warehouse.bigquery.control_tables import control_tables_of
 from onerow.adapters.warehouse.bigquery.fitting import misfits
@@ -69,7 +70,8 @@ def _control_dataset(client: BigQuery, specs: Sequence[TableSpec], location: str
         return True, [(subject, False, f"there is no dataset {names.control}; run `onerow init`")]
     problems = []
     if str(dataset.location).casefold() != location.casefold():
-        problems.append(f"dataset {names.control} is in {dataset.location}, jobs run in {location}; nothing reaches both")
+        where = f"dataset {names.control} is in {dataset.location}"
+        problems.append(f"{where}, and jobs run in {location}; no statement reaches both")
     if dataset.default_table_expiration_ms is not None:
         problems.append(
             f"tables of dataset {names.control} expire by default, so parts that wait would vanish; switch that off"
@@ -152,7 +154,7 @@ def _rights(client: BigQuery, tables: Sequence[TableName]) -> list[str]:
         answer = client.call(
             f"the rights on table {name} cannot be asked for",
             lambda api, name=name: api.test_iam_permissions(  # type: ignore[misc]  # the loop's name is bound at once
-                name.reference, list(WRITES), retry=None, timeout=REQUEST_TIMEOUT_S
+                name.reference, list(WRITES), retry=ONCE, timeout=REQUEST_TIMEOUT_S
             ),
         )
         missing = [right for right in WRITES if right not in answer.get("permissions", ())]

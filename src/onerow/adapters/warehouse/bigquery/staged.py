@@ -16,6 +16,7 @@ from google.cloud import bigquery
 from onerow.adapters.bigquery.client import REQUEST_TIMEOUT_S
 from onerow.adapters.bigquery.errors import classify
 from onerow.adapters.bigquery.names import TableName
+from onerow.adapters.bigquery.patience import ONCE
 from onerow.adapters.warehouse.bigquery import layout
 from onerow.errors import NotInstalledError, StagingError
 
@@ -98,7 +99,7 @@ class StagedTables:
         try:
             self.client.call(
                 f"the table {table.name} could not be marked",
-                lambda client: client.update_table(changed, fields, retry=None, timeout=REQUEST_TIMEOUT_S),
+                lambda client: client.update_table(changed, fields, retry=ONCE, timeout=REQUEST_TIMEOUT_S),
                 kind=StagingError,
             )
         except NotInstalledError:
@@ -121,7 +122,7 @@ class StagedTables:
         left.expires = expires_at
         self.client.call(
             f"the table {table_id} could not be made",
-            lambda client: client.create_table(left, exists_ok=True, retry=None, timeout=REQUEST_TIMEOUT_S),
+            lambda client: client.create_table(left, exists_ok=True, retry=ONCE, timeout=REQUEST_TIMEOUT_S),
             kind=StagingError,
         )
 
@@ -131,7 +132,7 @@ class StagedTables:
         try:
             self.client.call(
                 f"the table {name} could not be removed",
-                lambda client: client.delete_table(name.reference, retry=None, timeout=REQUEST_TIMEOUT_S),
+                lambda client: client.delete_table(name.reference, retry=ONCE, timeout=REQUEST_TIMEOUT_S),
                 kind=StagingError,
             )
         except NotInstalledError:
@@ -150,7 +151,7 @@ class StagedTables:
         table.expires = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
         self.client.call(
             f"no table can be made in dataset {name.dataset}",
-            lambda client: client.create_table(table, exists_ok=True, retry=None, timeout=REQUEST_TIMEOUT_S),
+            lambda client: client.create_table(table, exists_ok=True, retry=ONCE, timeout=REQUEST_TIMEOUT_S),
             kind=StagingError,
         )
         self.remove(name.table)
