@@ -122,7 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not isinstance(outcome, Committed):
             raise TypeError(f"not committed: {outcome}")
     ours, bare = (statistics.median(times[name]) for name in ("ours", "bare"))
-    sys.stdout.write(f"bare MERGE {bare:.2f} s, onerow {ours:.2f} s, ratio {ours / bare:.1f} (median of {options.rounds})\n")
+    rounds = f"median of {options.rounds}"
+    sys.stdout.write(f"bare MERGE {bare:.2f} s, onerow {ours:.2f} s, ratio {ours / bare:.1f} ({rounds})\n")
     client.close()
 
 

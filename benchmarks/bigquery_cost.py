@@ -117,7 +117,7 @@ def ours(*, parts: int = 15, seconds_held: float = 20.0) -> PerConsolidation:
 
 
 def incident(*, parts: int = 15) -> PerConsolidation:
-    """Return what the incident's design costs: a MERGE of all staging tables, a count of duplicates, a lock document."""
+    """Return what the incident's design costs: a MERGE of all staging tables, a count of duplicates, a lock."""
     return PerConsolidation(
         load_jobs=parts,
         query_jobs=2,
@@ -145,14 +145,13 @@ def table() -> list[str]:
 
 def shares() -> list[str]:
     """Return the lines that say where the bytes come from."""
-    text = script()
+    least = bytes_of(script())
     return [
         "| step | tables named | MB billed at least |",
         "| --- | ---: | ---: |",
         f"| what the ledger names already | 1 | {LEAST_BYTES // MB} |",
         f"| the source, of 15 parts | 16 | {16 * LEAST_BYTES // MB} |",
-        f"| the script that commits, {text.count(chr(59) + chr(10))} statements | {bytes_of(text) // LEAST_BYTES} "
-        f"| {bytes_of(text) // MB} |",
+        f"| the script that commits, {ours().statements} statements | {least // LEAST_BYTES} | {least // MB} |",
     ]
 
 

@@ -10,6 +10,7 @@ from onerow.adapters.bigquery.client import BigQuery
 from onerow.adapters.bigquery.names import TableName
 from onerow.errors import (
     ConfigurationError,
+    ConflictError,
     NotInstalledError,
     OutcomeUnknownError,
     WarehouseBusyError,
@@ -82,7 +83,7 @@ def test_the_same_job_again_is_adopted(bq, counter):
 
 def test_a_job_with_another_statement_is_not_adopted(bq, counter):
     bq.client.run("SELECT 1", job="one")
-    with pytest.raises(WarehouseError, match="another statement"):
+    with pytest.raises(OutcomeUnknownError, match="another statement"):
         bq.client.run(insert(counter), job="one")
     assert runs(bq, counter) == 0
 
@@ -176,7 +177,7 @@ def test_a_call_gives_up_in_time(bq, line):
 def test_a_settled_job_never_begins(bq, counter):
     """The request of a process that was killed may still arrive."""
     bq.client.settle("late")
-    with pytest.raises(WarehouseError, match="another statement"):
+    with pytest.raises(ConflictError, match="given up"):
         bq.open().run(insert(counter), job="late")
     assert runs(bq, counter) == 0
 

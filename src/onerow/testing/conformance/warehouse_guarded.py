@@ -357,7 +357,8 @@ def two_blocks_at_once_leave_one_row(harness: WarehouseHarness) -> None:
                 tx.execute(
                     f"insert into {tx.target} (id, game_date, player, line, created_at, points, seen) "  # noqa: S608
                     f"select '{row['id']}', date '{row['game_date']}', 'jokic', 24.50, "
-                    f"timestamp '2026-01-17 12:00:00', 20.5, 1 from (select count(*) as n from {tx.target}) as found where found.n = 0"
+                    f"timestamp '2026-01-17 12:00:00', 20.5, 1 "
+                    f"from (select count(*) as n from {tx.target}) as found where found.n = 0"
                 )
             elif count(tx) == 0:
                 insert(tx, row)
