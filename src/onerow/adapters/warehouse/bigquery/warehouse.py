@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from google.cloud import bigquery
 
 from onerow.adapters.bigquery.client import REQUEST_TIMEOUT_S
+from onerow.adapters.bigquery.patience import ONCE
 from onerow.adapters.warehouse.bigquery import inspection, sql
 from onerow.adapters.warehouse.bigquery import install as installation
 from onerow.adapters.warehouse.bigquery import probe as probing
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
     from onerow.ports.warehouse import GuardedTransaction, InspectRequest, Prepared, RepairRequest, TableCheck
+
+logger = logging.getLogger("onerow")
 
 CAPABILITIES: Final = Capabilities(
     commit_domain="table",
@@ -235,7 +239,7 @@ class BigQueryWarehouse:
         statement = sql.render(sql.templates(CONTROL)["read_history"], pieces)
         found = self._client.run(statement, [text("name", table), text("batch", batch)]).rows
         return [
-            HistoryEntry(*told, bytes_processed=bytes_processed, slot_ms=slot_ms)
+            replace(HistoryEntry(*told), bytes_processed=bytes_processed, slot_ms=slot_ms)
             for *told, _, bytes_processed, slot_ms in found
         ]
 
@@ -262,13 +266,16 @@ class BigQueryWarehouse:
         return staged_table(self._client.names, part)
 
     def _drop(self, table: TableName) -> None:
-        """Drop a scratch table; one that cannot be dropped now expires by itself."""
-        self._client.call(
-            f"the scratch table {table} could not be removed",
-            lambda client: client.delete_table(
-                table.reference, not_found_ok=True, retry=None, timeout=REQUEST_TIMEOUT_S
-            ),
-        )
+        """Drop a scratch table. One that cannot be dropped now expires by itself; what was committed stays so."""
+        try:
+            self._client.call(
+                f"the scratch table {table} could not be removed",
+                lambda client: client.delete_table(
+                    table.reference, not_found_ok=True, retry=ONCE, timeout=REQUEST_TIMEOUT_S
+                ),
+            )
+        except OnerowError as error:
+            logger.warning("onerow.cleanup_failed", extra={"facts": {"table": str(table), "error": error.message}})
 
     def _read(self, name: str, table: str, *parameters: Parameter) -> tuple[tuple[Any, ...], ...]:
         statement = sql.render(sql.templates(CONTROL)[name], control_pieces(self._client.names, table))
