@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -135,11 +134,7 @@ class Preparation:
             gone = [part for part in plan.parts if client.table(tables[part.part_id]) is None]
             if not gone:
                 raise
-            raise PartGoneError(
-                f"The rows of part {gone[0].part_id} of batch {plan.batch!r} are gone: the table "
-                f"{tables[gone[0].part_id]} is not there.",
-                hint="Have the worker stage its rows again.",
-            ) from error
+            raise _gone(plan, gone[0], f"the table {tables[gone[0].part_id]} is not there") from error
         self.cost.add(counted)
         _check_counts(plan, [(part, name, int(rows)) for part, name, rows in counted.rows])
         return PreparedMerge(plan, statements, time.perf_counter() - began_s, self.cost)
@@ -214,11 +209,14 @@ def _check_counts(plan: MergePlan, counted: Sequence[tuple[str, str, int]]) -> N
     """Compare the rows of every part and partition with what the manifests promise.
 
     Raises:
+        PartGoneError: a part has no row any more.
         PartCorruptError: naming a part that is not what its manifest promises.
     """
-    found: dict[tuple[str, str], int] = defaultdict(int)
-    for part_id, name, rows in counted:
-        found[part_id, name] = rows
+    found = {(part_id, name): rows for part_id, name, rows in counted}
+    there = {part_id for part_id, _, _ in counted}
+    gone = [part for part in plan.parts if part.part_id not in there]
+    if gone:
+        raise _gone(plan, gone[0], "no row of it is left")
     for task in plan.tasks:
         for part in (part for part in plan.parts if part.part_id in task.part_ids):
             rows = found.pop((part.part_id, task.partition or ""), 0)
@@ -226,6 +224,13 @@ def _check_counts(plan: MergePlan, counted: Sequence[tuple[str, str, int]]) -> N
                 _refuse(plan, part.part_id, task.partition, rows, part.rows_of(task.partition))
     for (part_id, name), rows in found.items():
         _refuse(plan, part_id, name, rows, 0)
+
+
+def _gone(plan: MergePlan, part: PartManifest, why: str) -> PartGoneError:
+    return PartGoneError(
+        f"The rows of part {part.part_id} of batch {plan.batch!r} are gone: {why}.",
+        hint="Have the worker stage its rows again.",
+    )
 
 
 def _refuse(plan: MergePlan, part_id: str, partition: str | None, found: int, promised: int) -> None:
