@@ -6,6 +6,7 @@ that its jobs may have, and can see to it that none of them begins any more.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from onerow.adapters.bigquery.client import BigQuery
     from onerow.adapters.bigquery.results import Ran
     from onerow.ports.clock import Cancellation
+
+logger = logging.getLogger("onerow")
 
 TRIES: Final = 3
 """How often a script is sent, each time over the claim of another job that has ended."""
@@ -128,14 +131,13 @@ def _interruptible(
     def interrupt() -> None:
         """Stop the job; one that has not begun may still be on its way, so its name is used up."""
         interrupted.set()
-        for name in names:
-            if client.cancel(name):
-                continue
-            try:
-                client.settle(name, timeout_s=0.0)
-            except OutcomeUnknownError:
-                client.cancel(name)
-            return
+        try:
+            for name in names:
+                if not client.cancel(name):
+                    _use_up(client, name)
+                    return
+        except OnerowError as error:  # it goes on, and the fence decides
+            logger.warning("onerow.cancel_failed", extra={"facts": {"error": error.message}})
 
     if cancellation is not None:
         cancellation.on_cancel(interrupt)
@@ -144,3 +146,11 @@ def _interruptible(
     finally:
         if cancellation is not None:
             cancellation.on_cancel(None)
+
+
+def _use_up(client: BigQuery, name: str) -> None:
+    """Take the id of a job that has not begun; stop it if it has begun at this very moment."""
+    try:
+        client.settle(name, timeout_s=0.0)
+    except OutcomeUnknownError:
+        client.cancel(name)
