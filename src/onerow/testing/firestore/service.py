@@ -27,7 +27,7 @@ SILENCE_STEP_S: Final = 0.05
 
 
 class Firestore:
-    """A generic handler of gRPC. Answers calls; each is one method that takes the request and gives the reply or replies."""
+    """A generic handler of gRPC; each call is a method that takes the request and gives the reply or replies."""
 
     def __init__(self, faults: Faults) -> None:
         self.storage = Storage()

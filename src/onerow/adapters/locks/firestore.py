@@ -1,0 +1,343 @@
+"""A lock store in a Firestore database, in Native mode, Standard or Enterprise edition, or in its emulator.
+
+A key is a document. A swap is one commit of one write with a precondition (``exists``, or the ``update_time`` that was
+read), so that of several one succeeds; nothing is ever held open on the server. Versions are update times, which never
+come back. The clock is the server's: the time of a read, the time of a commit. The local clock is only used to give up
+waiting.
+
+What is paid for: acquiring is one read and one write, each renewal one read and one write, releasing one write (one
+delete, for a document of the incident's kind). Who waits pays a read when it is woken, one for each change that its
+listener hears, and one for each poll.
+
+A commit whose reply is lost is repeated with the same precondition, and found again by the version that it wrote. A TTL
+policy on the collection does no harm: it may delete a record that was released, or one whose lease has ended; a token
+is never below the server's clock, so that it grows over every deletion.
+
+Source: https://firebase.google.com/docs/firestore/manage-data/transactions and
+https://firebase.google.com/docs/firestore/ttl.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+from google.api_core.exceptions import GoogleAPICallError
+from google.auth.exceptions import GoogleAuthError
+from google.cloud.firestore_v1.types import Document, Precondition, StructuredQuery, Value, Write
+
+from onerow.adapters.locks.firestore_client import ANSWER_S, PAUSE_S, TRY_S, Connection, Place
+from onerow.adapters.locks.firestore_documents import (
+    COLLECTION,
+    IDENTITY_ID,
+    Layout,
+    OwnLayout,
+    SharedLayout,
+    document_id,
+    from_us,
+    shared_layout,
+    time_us,
+    written_version,
+)
+from onerow.adapters.locks.firestore_errors import may_be_done, meaning
+from onerow.adapters.locks.firestore_listener import Listeners
+from onerow.errors import LockStoreError
+from onerow.ports.lockstore import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from onerow.adapters.locks.firestore_client import Found
+
+_POLL_S: Final = 3.0
+_POLL_FIRST_S: Final = 0.05
+_POLL_MAX_S: Final = 1.0
+_HEAD_START_S: Final = 0.02
+_REMEMBERED_S: Final = 600.0
+_VERSION: Final = re.compile(r"[1-9]\d{0,16}")
+_LAST_CHARACTER: Final = 0x10FFFF
+_SURROGATES: Final = range(0xD800, 0xE000)
+
+
+class FirestoreLocks:
+    """A register in a collection of a database; nothing has to be created. Safe to use from several threads.
+
+    Args:
+        place: the database.
+        collection: where its documents are.
+        shared: leases that live in documents which other programs know: the key of a table's leases without the
+            partition, and the documents' name, as ``consolidation_locks/consolidation_{partition}``.
+        answer_s: how long the service may take to answer.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        collection: str = COLLECTION,
+        shared: Mapping[str, str] | None = None,
+        answer_s: float = ANSWER_S,
+    ) -> None:
+        self._connection = Connection(place, answer_s=answer_s)
+        self._collection = collection
+        self._own = OwnLayout()
+        self._shared = [shared_layout(stem, template) for stem, template in (shared or {}).items()]
+        self._listeners = Listeners(self._connection)
+        self._identity: str | None = None
+        self._arrived: dict[tuple[str, str], tuple[float, float]] = {}
+        self._guard = threading.Lock()
+
+    def identity(self) -> str:
+        """Return the identity that was written into the collection when it was asked for first."""
+        if self._identity is None:
+            name = self._connection.place.document(self._collection, IDENTITY_ID)
+            found = self._connection.read(name)
+            if found.document is None:
+                version = uuid.uuid4().hex
+                fields = {"identity": _string(f"firestore:{version}"), "version": _string(version)}
+                self._commit(_update(name, fields, 0), name, 0, version=version)
+                found = self._connection.read(name)
+            if found.document is None or "identity" not in found.document.fields:
+                raise LockStoreError(f"The document {name} of the lock store is damaged: it tells no identity.")
+            self._identity = found.document.fields["identity"].string_value
+        return self._identity
+
+    def read(self, key: str) -> Entry:
+        """Return what ``key`` holds now."""
+        name, layout = self._document(key)
+        return _entry(key, layout, self._connection.read(name))
+
+    def swap(self, key: str, *, expected: str, value: Mapping[str, Any] | None) -> Entry | None:
+        """Write ``value`` if the key's version is ``expected``, in one commit of one write."""
+        if expected and not _VERSION.fullmatch(expected):
+            return None  # no version of ours
+        name, layout = self._document(key)
+        if value is None and not expected:
+            entry = self.read(key)
+            return entry if entry.value is None else None
+        expected_us, version = int(expected or 0), uuid.uuid4().hex
+        fields = None
+        if value is not None:
+            fields = layout.fields(key, value, expected_us=expected_us, version=version)
+        if fields is None and not expected_us:
+            raise LockStoreError(f"The lease of {key!r} is released, but nothing holds it.")
+        write = _delete(name, expected_us) if fields is None else _update(name, fields, expected_us)
+        written = self._commit(write, name, expected_us, version="" if fields is None else version)
+        if written is None:
+            return None
+        self._leave(key, name)
+        update_us, now_us = written
+        return Entry(key, None, "", now_us) if fields is None else Entry(key, value, str(update_us), now_us)
+
+    def entries(self, prefix: str) -> list[Entry]:
+        """Return all keys with ``prefix``, sorted."""
+        query = StructuredQuery(where=_between("key", _string, prefix), order_by=[_ascending("key")])
+        held: dict[str, Entry] = {}
+        for found in self._connection.query(self._collection, query):
+            if found.document is not None:
+                key = found.document.fields["key"].string_value
+                held[key] = _entry(key, self._own, found)
+        for layout in self._shared:
+            held.update((entry.key, entry) for entry in self._shared_entries(layout) if entry.key.startswith(prefix))
+        return [held[key] for key in sorted(held)]
+
+    def wait(self, key: str, *, version: str, timeout_s: float, waiter: str) -> None:
+        """Return when the key's version has changed, told by a listener or found by a poll; "first to win".
+
+        Who has waited longer comes a little earlier. A service that does not answer meanwhile is asked again until the
+        time is over: whether it can be reached is for the caller's next question to find out.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        if timeout_s <= 0:
+            return
+        name, _ = self._document(key)
+        arrived_s = self._arrival(key, waiter)
+        pause_s = _POLL_FIRST_S
+        with self._listeners.lend(name) as listener:
+            while (left_s := deadline_s - time.monotonic()) > 0:
+                if listener.hears_other(version, min(_POLL_S if listener.lives else pause_s, left_s)):
+                    break
+                pause_s = min(pause_s * 2, _POLL_MAX_S)
+                if time.monotonic() < deadline_s and self._has_changed(key, version):
+                    break
+        head_start_s = _HEAD_START_S / (1 + time.monotonic() - arrived_s)
+        time.sleep(max(0.0, min(head_start_s, deadline_s - time.monotonic())))
+
+    def close(self) -> None:
+        """Close this process's listeners and its channel."""
+        self._listeners.close()
+        self._connection.close()
+
+    # --- documents ---------------------------------------------------------------------
+
+    def _document(self, key: str) -> tuple[str, Layout]:
+        """Return the full name of the document that holds ``key``, and what stands in it."""
+        for layout in self._shared:
+            shared_id = layout.document_id(key)
+            if shared_id is not None:
+                return self._connection.place.document(layout.collection, shared_id), layout
+        return self._connection.place.document(self._collection, document_id(key)), self._own
+
+    def _shared_entries(self, layout: SharedLayout) -> Iterator[Entry]:
+        """Return the leases of one table that are in documents of the shared kind."""
+        query = StructuredQuery(order_by=[_ascending("__name__")])
+        if layout.before:
+            names = self._connection.place.document(layout.collection, layout.before)
+            query.where = _between("__name__", _reference, names)
+        for found in self._connection.query(layout.collection, query):
+            if found.document is None:
+                continue
+            key = layout.key(found.document.name.rpartition("/")[2])
+            if key is not None:
+                yield _entry(key, layout, found)
+
+    # --- writing -----------------------------------------------------------------------
+
+    def _commit(self, write: Write, name: str, expected_us: int, *, version: str) -> tuple[int, int] | None:
+        """Carry a write out once, however often it has to be asked for.
+
+        Returns:
+            The document's update time (0 after a delete) and the server's time; None if the precondition did not hold.
+
+        Raises:
+            LockStoreError: the service has refused, or nobody can tell whether it was carried out.
+        """
+        deadline_s, pause_s = time.monotonic() + self._connection.answer_s, PAUSE_S
+        in_doubt = False
+        while True:
+            try:
+                reply = self._connection.commit(write, max(min(TRY_S, deadline_s - time.monotonic()), PAUSE_S))
+            except (GoogleAPICallError, GoogleAuthError) as error:
+                last = error
+            else:
+                now_us = time_us(reply.commit_time)
+                return (0 if "delete" in write else time_us(reply.write_results[0].update_time)), now_us
+            if isinstance(last, GoogleAuthError) or meaning(last) == "final":
+                raise self._connection.failure(last, _doing(write)) from last
+            if meaning(last) != "again":
+                break
+            in_doubt = in_doubt or may_be_done(last)
+            if deadline_s - time.monotonic() <= pause_s + TRY_S:
+                break  # what is left is for reading
+            time.sleep(pause_s)
+            pause_s *= 2
+        return self._settle(last, write, name, expected_us, version=version, in_doubt=in_doubt)
+
+    def _settle(
+        self, error: GoogleAPICallError, write: Write, name: str, expected_us: int, *, version: str, in_doubt: bool
+    ) -> tuple[int, int] | None:
+        """Find out what became of a write that was not confirmed: the document tells whose it is."""
+        if not in_doubt and meaning(error) == "other_version":
+            return None
+        found = self._connection.read(name, answer_s=TRY_S)
+        found_us = 0 if found.document is None else time_us(found.document.update_time)
+        if found.document is not None and version and written_version(found.document) == version:
+            return found_us, found.now_us
+        if found_us == expected_us and meaning(error) != "other_version":
+            raise self._connection.failure(error, _doing(write)) from error
+        if in_doubt:
+            raise LockStoreError(
+                f"Whether a change of the document {name} was carried out is not known: the reply was lost, and the "
+                "document has changed since.",
+                hint="Nothing is wrong with the data; a lease that was not given back ends by itself.",
+            ) from error
+        return None
+
+    # --- waiting -----------------------------------------------------------------------
+
+    def _has_changed(self, key: str, version: str) -> bool:
+        try:
+            return self.read(key).version != version
+        except LockStoreError:
+            return False  # not known; asked again after a pause, and by the caller
+
+    def _arrival(self, key: str, waiter: str) -> float:
+        """Return since when a waiter waits for a key, by the monotonic clock."""
+        now_s = time.monotonic()
+        with self._guard:
+            arrived_s, _ = self._arrived.get((key, waiter), (now_s, now_s))
+            self._arrived[key, waiter] = arrived_s, now_s
+            for known in [one for one, (_, seen_s) in self._arrived.items() if now_s - seen_s > _REMEMBERED_S]:
+                del self._arrived[known]
+        return arrived_s
+
+    def _leave(self, key: str, name: str) -> None:
+        """Who has written a key waits for it no longer."""
+        with self._guard:
+            waits = any(known == key for known, _ in self._arrived)
+        if waits:
+            self._listeners.drop(name)
+
+
+def _entry(key: str, layout: Layout, found: Found) -> Entry:
+    if found.document is None:
+        return Entry(key, None, "", found.now_us)
+    return Entry(key, layout.value(found.document), str(time_us(found.document.update_time)), found.now_us)
+
+
+def _precondition(expected_us: int) -> Precondition:
+    return Precondition(update_time=from_us(expected_us)) if expected_us else Precondition(exists=False)
+
+
+def _update(name: str, fields: Mapping[str, Value], expected_us: int) -> Write:
+    """Return the write that makes ``fields`` all that a document holds."""
+    return Write(update=Document(name=name, fields=fields), current_document=_precondition(expected_us))
+
+
+def _delete(name: str, expected_us: int) -> Write:
+    return Write(delete=name, current_document=_precondition(expected_us))
+
+
+def _doing(write: Write) -> str:
+    """Say what a write does, and which permission it needs."""
+    if "delete" in write:
+        return "delete a document (datastore.entities.delete)"
+    if "exists" in write.current_document:
+        return "create a document (datastore.entities.create)"
+    return "change a document (datastore.entities.update)"
+
+
+def _between(path: str, value: Any, prefix: str) -> StructuredQuery.Filter:
+    """Return the filter that finds values with a prefix: strings are ordered by their UTF-8 bytes."""
+    operator = StructuredQuery.FieldFilter.Operator
+    bounds = [(operator.GREATER_THAN_OR_EQUAL, prefix)]
+    behind = _behind(prefix)
+    if behind:
+        bounds.append((operator.LESS_THAN, behind))
+    filters = [
+        StructuredQuery.Filter(
+            field_filter=StructuredQuery.FieldFilter(
+                field=StructuredQuery.FieldReference(field_path=path), op=op, value=value(bound)
+            )
+        )
+        for op, bound in bounds
+    ]
+    both = StructuredQuery.CompositeFilter(op=StructuredQuery.CompositeFilter.Operator.AND, filters=filters)
+    return StructuredQuery.Filter(composite_filter=both)
+
+
+def _behind(prefix: str) -> str:
+    """Return the first text behind all that begin with ``prefix``; "" if there is none."""
+    while prefix and ord(prefix[-1]) == _LAST_CHARACTER:
+        prefix = prefix[:-1]
+    if not prefix:
+        return ""
+    code = ord(prefix[-1]) + 1
+    return prefix[:-1] + chr(_SURROGATES.stop if code in _SURROGATES else code)
+
+
+def _string(text: str) -> Value:
+    return Value(string_value=text)
+
+
+def _reference(name: str) -> Value:
+    return Value(reference_value=name)
+
+
+def _ascending(path: str) -> StructuredQuery.Order:
+    return StructuredQuery.Order(
+        field=StructuredQuery.FieldReference(field_path=path), direction=StructuredQuery.Direction.ASCENDING
+    )
