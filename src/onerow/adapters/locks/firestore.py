@@ -6,8 +6,8 @@ come back. The clock is the server's: the time of a read, the time of a commit. 
 waiting.
 
 What is paid for: acquiring is one read and one write, each renewal one read and one write, releasing one write (one
-delete, for a document of the incident's kind). Who waits pays a read when it is woken, one for each change that its
-listener hears, and one for each poll.
+delete, for a document of the incident's kind), a swap that is lost one read. Who waits pays a read when it is woken,
+one for each change that its listener hears, and one for each poll.
 
 A commit whose reply is lost is repeated with the same precondition, and found again by the version that it wrote. A TTL
 policy on the collection does no harm: it may delete a record that was released, or one whose lease has ended; a token
@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Any, Final
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.firestore_v1.types import Document, Precondition, StructuredQuery, Value, Write
+from grpc import StatusCode
 
-from onerow.adapters.locks.firestore_client import ANSWER_S, PAUSE_S, TRY_S, Connection, Place
+from onerow.adapters.locks.firestore_client import ANSWER_S, PAUSE_S, Connection, Place
 from onerow.adapters.locks.firestore_documents import (
     COLLECTION,
     IDENTITY_ID,
@@ -182,7 +183,10 @@ class FirestoreLocks:
         return self._connection.place.document(self._collection, document_id(key)), self._own
 
     def _shared_entries(self, layout: SharedLayout) -> Iterator[Entry]:
-        """Return the leases of one table that are in documents of the shared kind."""
+        """Return the leases of one table that are in documents of the shared kind.
+
+        Where several tables name one document, a lease is told under the table that holds it.
+        """
         query = StructuredQuery(order_by=[_ascending("__name__")])
         if layout.before:
             names = self._connection.place.document(layout.collection, layout.before)
@@ -192,7 +196,9 @@ class FirestoreLocks:
                 continue
             key = layout.key(found.document.name.rpartition("/")[2])
             if key is not None:
-                yield _entry(key, layout, found)
+                entry = _entry(key, layout, found)
+                if entry.value is not None and key.endswith(f":{entry.value['scope']}"):
+                    yield entry
 
     # --- writing -----------------------------------------------------------------------
 
@@ -205,11 +211,12 @@ class FirestoreLocks:
         Raises:
             LockStoreError: the service has refused, or nobody can tell whether it was carried out.
         """
+        try_s = self._connection.try_s
         deadline_s, pause_s = time.monotonic() + self._connection.answer_s, PAUSE_S
         in_doubt = False
         while True:
             try:
-                reply = self._connection.commit(write, max(min(TRY_S, deadline_s - time.monotonic()), PAUSE_S))
+                reply = self._connection.commit(write, max(min(try_s, deadline_s - time.monotonic()), PAUSE_S))
             except (GoogleAPICallError, GoogleAuthError) as error:
                 last = error
             else:
@@ -220,7 +227,7 @@ class FirestoreLocks:
             if meaning(last) != "again":
                 break
             in_doubt = in_doubt or may_be_done(last)
-            if deadline_s - time.monotonic() <= pause_s + TRY_S:
+            if deadline_s - time.monotonic() <= pause_s + try_s:
                 break  # what is left is for reading
             time.sleep(pause_s)
             pause_s *= 2
@@ -229,14 +236,16 @@ class FirestoreLocks:
     def _settle(
         self, error: GoogleAPICallError, write: Write, name: str, expected_us: int, *, version: str, in_doubt: bool
     ) -> tuple[int, int] | None:
-        """Find out what became of a write that was not confirmed: the document tells whose it is."""
-        if not in_doubt and meaning(error) == "other_version":
-            return None
-        found = self._connection.read(name, answer_s=TRY_S)
+        """Find out what became of a write that was not confirmed: the document tells whose it is.
+
+        Also where a precondition has failed at the first try: a request may have been carried out twice on its way,
+        and what is answered is the second time.
+        """
+        found = self._connection.read(name, answer_s=self._connection.try_s)
         found_us = 0 if found.document is None else time_us(found.document.update_time)
         if found.document is not None and version and written_version(found.document) == version:
             return found_us, found.now_us
-        if found_us == expected_us and meaning(error) != "other_version":
+        if found_us == expected_us and error.grpc_status_code is not StatusCode.ALREADY_EXISTS:
             raise self._connection.failure(error, _doing(write)) from error
         if in_doubt:
             raise LockStoreError(

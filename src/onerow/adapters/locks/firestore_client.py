@@ -48,7 +48,9 @@ EMULATOR_VARIABLE: Final = "FIRESTORE_EMULATOR_HOST"
 ANSWER_S: Final = 5.0
 """How long a call may take with all its repetitions; a service that nobody hears of is an error then, not a hang."""
 
-TRY_S: Final = 1.5
+TRY_SHARE: Final = 0.3
+"""How much of that one try may take."""
+
 PAUSE_S: Final = 0.05
 LISTEN_S: Final = 600.0
 
@@ -103,11 +105,13 @@ class Connection:
 
     Attributes:
         place: which database that is.
+        answer_s: how long a call may take with all its repetitions; ``try_s``: how long once.
     """
 
     def __init__(self, place: Place, *, answer_s: float = ANSWER_S) -> None:
         self.place = place
         self.answer_s = answer_s
+        self.try_s = answer_s * TRY_SHARE
         self._emulator = place.emulator or os.environ.get(EMULATOR_VARIABLE, "")
         self._client: FirestoreClient | None = None
         self._guard = threading.Lock()
@@ -164,7 +168,7 @@ class Connection:
         while True:
             left_s = deadline_s - time.monotonic()
             try:
-                return ask(max(min(TRY_S, left_s), PAUSE_S))
+                return ask(max(min(self.try_s, left_s), PAUSE_S))
             except (GoogleAPICallError, GoogleAuthError) as error:
                 again = isinstance(error, GoogleAPICallError) and meaning(error) == "again"
                 if not again or deadline_s - time.monotonic() <= pause_s:

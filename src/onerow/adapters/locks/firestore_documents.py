@@ -177,16 +177,17 @@ class SharedLayout:
         }
 
     def _foreign(self, document: Document) -> LeaseRecord:
-        """Return what a program that knows nothing of us holds: a lease until its ``expires_at``, without a token.
+        """Return what a program that knows nothing of us holds: a lease until its ``expires_at``.
 
-        One that does not say so is respected for as long as the old system's leases are.
+        One that does not say so is respected for as long as the old system's leases are. It has no token but the one
+        that it has left of ours.
         """
         written_us = time_us(document.update_time)
         acquired, expires = (document.fields.get(name) for name in ("acquired_at", "expires_at"))
         expires_us = _held_time(expires) or written_us + GRACE_S * MICROSECONDS
         return LeaseRecord(
             scope=(self.key(document.name.rpartition("/")[2]) or "").partition(":")[2],
-            token=0,
+            token=_held_number(document.fields.get("token")),
             owner=f"foreign {written_us}",
             holder=_held_text(document.fields.get("holder_id")) or "a program that is not onerow",
             batch=_held_text(document.fields.get("batch_id")),
@@ -251,6 +252,10 @@ def _time(us: int) -> Value:
 
 def _held_text(value: Value | None) -> str:
     return value.string_value if value is not None and "string_value" in value else ""
+
+
+def _held_number(value: Value | None) -> int:
+    return value.integer_value if value is not None and "integer_value" in value else 0
 
 
 def _held_time(value: Value | None) -> int:

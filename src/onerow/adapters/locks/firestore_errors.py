@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 ROLE: Final = "roles/datastore.user"
 
-Meaning = Literal["again", "other_version", "unclear", "final"]
-"""again: repeat the call, which may have been carried out. other_version: a precondition did not hold, nothing was
-done. unclear: a precondition did not hold, or something else is wrong; reading tells. final: it will fail again."""
+Meaning = Literal["again", "mismatch", "final"]
+"""again: repeat the call, which may have been carried out. mismatch: a precondition did not hold, or something else is
+wrong that has the same status; the document tells. final: it will fail again."""
 
 _AGAIN: Final = frozenset(
     {
@@ -34,7 +34,7 @@ _AGAIN: Final = frozenset(
     }
 )
 _NOT_DONE: Final = frozenset({StatusCode.ABORTED, StatusCode.RESOURCE_EXHAUSTED})
-_OTHER_VERSION: Final = ("does not match the required base version", "No document to update")
+_MISMATCH: Final = frozenset({StatusCode.ALREADY_EXISTS, StatusCode.FAILED_PRECONDITION, StatusCode.NOT_FOUND})
 _SILENT: Final = frozenset({StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED})
 
 
@@ -43,11 +43,7 @@ def meaning(error: GoogleAPICallError) -> Meaning:
     status = error.grpc_status_code
     if status in _AGAIN or status is None:
         return "again"
-    if status is StatusCode.ALREADY_EXISTS:
-        return "other_version"
-    if status in {StatusCode.FAILED_PRECONDITION, StatusCode.NOT_FOUND}:
-        return "other_version" if any(text in str(error) for text in _OTHER_VERSION) else "unclear"
-    return "final"
+    return "mismatch" if status in _MISMATCH else "final"
 
 
 def may_be_done(error: GoogleAPICallError) -> bool:

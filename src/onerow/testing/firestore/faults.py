@@ -132,9 +132,15 @@ class Faults:
         """Return all about a database."""
         state = self.state(database)
         with self._guard:
-            told = asdict(state)
-        told["denied"] = sorted(state.denied)
-        return told
+            return {
+                "kind": state.kind,
+                "optimistic": state.optimistic,
+                "preconditions": state.preconditions,
+                "denied": sorted(state.denied),
+                "rules": [asdict(rule) for rule in state.rules],
+                "calls": dict(state.calls),
+                "billed": dict(state.billed),
+            }
 
 
 READING: Final = ("datastore.entities.get",)
