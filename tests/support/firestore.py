@@ -56,6 +56,7 @@ class Scratch:
         self._real = bool(project)
         self.place = Place(project, database or "(default)") if project else new_place()
         self.collection = f"onerow_test_{uuid.uuid4().hex[:16]}"
+        self.shared_collection = f"{self.collection}_shared"
 
     def clear(self):
         """Delete all that was written to a real database; the double forgets by itself."""
@@ -63,7 +64,8 @@ class Scratch:
             return
         connection = Connection(self.place)
         try:
-            for found in connection.query(self.collection, StructuredQuery()):
-                connection.commit(Write(delete=found.document.name), ANSWER_S)
+            for collection in (self.collection, self.shared_collection):
+                for found in connection.query(collection, StructuredQuery()):
+                    connection.commit(Write(delete=found.document.name), ANSWER_S)
         finally:
             connection.close()
