@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "onerow.toml"
 MIN_LEASE_S = 0.5
+FIRESTORE_DATABASE = "(default)"
+FIRESTORE_COLLECTION = "onerow_locks"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _FIRESTORE = re.compile(
     r"firestore://(?P<project>[a-z0-9][a-z0-9.:-]*)(?:/(?P<database>\(default\)|[a-z0-9][a-z0-9-]*))?/?"
@@ -123,8 +125,8 @@ class FirestorePlace:
     """
 
     project: str
-    database: str = "(default)"
-    collection: str = "onerow_locks"
+    database: str = FIRESTORE_DATABASE
+    collection: str = FIRESTORE_COLLECTION
     emulator: str = ""
 
 
@@ -290,15 +292,15 @@ def firestore_place(url: Url) -> FirestorePlace:
     match = _FIRESTORE.fullmatch(url.secret)
     options = parse_qs(match["query"] or "", keep_blank_values=True) if match else {}
     known = {name: values[-1] for name, values in options.items() if name in {"collection", "emulator"}}
-    collection = known.get("collection", FirestorePlace.collection)
+    collection = known.get("collection", FIRESTORE_COLLECTION)
     if match is None or len(known) < len(options) or not _is_firestore_id(collection):
         raise ConfigurationError(
             f"{url} names no Firestore database.",
             hint="Write firestore://PROJECT or firestore://PROJECT/DATABASE; behind it there may be ?collection=NAME "
-            f"({FirestorePlace.collection} if left out) and &emulator=HOST:PORT.",
+            f"({FIRESTORE_COLLECTION} if left out) and &emulator=HOST:PORT.",
         )
     return FirestorePlace(
-        match["project"], match["database"] or FirestorePlace.database, collection, known.get("emulator", "")
+        match["project"], match["database"] or FIRESTORE_DATABASE, collection, known.get("emulator", "")
     )
 
 
