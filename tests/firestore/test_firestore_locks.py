@@ -370,6 +370,22 @@ def test_keys_become_document_ids_that_firestore_takes():
     assert document_id("lease:predictions/2026-01-11") == "lease:predictions%2F2026-01-11"
 
 
+def test_a_version_that_has_not_come_yet_is_another_version(store):
+    version = put(store, "k", {"n": 1}).version
+    for future in (str(int(version) + 10**12), f"{version}0"):
+        assert store.swap("k", expected=future, value={"n": 2}) is None
+        assert store.swap("missing", expected=future, value={"n": 2}) is None
+    assert store.read("k").value == {"n": 1}
+
+
+def test_a_value_that_is_too_large_for_a_document_is_an_error_that_says_so(store):
+    version = put(store, "k", {"n": 1}).version
+    for expected, key in (("", "new"), (version, "k")):
+        with pytest.raises(LockStoreError, match="exceeds the maximum size"):
+            store.swap(key, expected=expected, value={"x": "x" * 1_100_000})
+    assert store.read("k").value == {"n": 1}
+
+
 def test_odd_keys_are_kept_apart(store):
     keys = [key for key in ODD_KEYS if key]
     for number, key in enumerate(keys):

@@ -58,7 +58,7 @@ _POLL_FIRST_S: Final = 0.05
 _POLL_MAX_S: Final = 1.0
 _HEAD_START_S: Final = 0.02
 _REMEMBERED_S: Final = 600.0
-_VERSION: Final = re.compile(r"[1-9]\d{0,16}")
+_VERSION: Final = re.compile(r"[1-9]\d{0,15}")  # microseconds since the epoch, until the year 2286
 _LAST_CHARACTER: Final = 0x10FFFF
 _SURROGATES: Final = range(0xD800, 0xE000)
 

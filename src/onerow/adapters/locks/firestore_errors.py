@@ -34,7 +34,14 @@ _AGAIN: Final = frozenset(
     }
 )
 _NOT_DONE: Final = frozenset({StatusCode.ABORTED, StatusCode.RESOURCE_EXHAUSTED})
-_MISMATCH: Final = frozenset({StatusCode.ALREADY_EXISTS, StatusCode.FAILED_PRECONDITION, StatusCode.NOT_FOUND})
+_MISMATCH: Final = frozenset(
+    {
+        StatusCode.ALREADY_EXISTS,
+        StatusCode.FAILED_PRECONDITION,
+        StatusCode.INVALID_ARGUMENT,  # among other things: an update time that has not come yet
+        StatusCode.NOT_FOUND,
+    }
+)
 _SILENT: Final = frozenset({StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED})
 
 

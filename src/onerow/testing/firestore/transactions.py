@@ -121,7 +121,7 @@ class Transactions:
                 name = writes.name_of(write)
                 current = staged[name] if name in staged else self._storage.get(name)
                 if preconditions:
-                    writes.check(write, current)
+                    writes.check(write, current, commit_us)
                 staged[name], result = writes.apply(write, current, commit_us)
                 results.append(result)
             changes = {

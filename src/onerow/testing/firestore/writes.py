@@ -34,8 +34,12 @@ def name_of(write: Any) -> str:
     raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "A write has no operation.")
 
 
-def check(write: Any, current: Any | None) -> None:
-    """Refuse a write whose precondition does not hold: it fails, and with it the whole commit."""
+def check(write: Any, current: Any | None, commit_us: int) -> None:
+    """Refuse a write whose precondition does not hold: it fails, and with it the whole commit.
+
+    A time that has not come yet is another mistake for the service than one that is not the document's
+    (https://github.com/googleapis/google-cloud-dotnet/pull/1538).
+    """
     wanted = write.current_document
     condition = wanted.WhichOneof("condition_type")
     name = name_of(write)
@@ -46,6 +50,8 @@ def check(write: Any, current: Any | None) -> None:
     if condition == "update_time":  # "the target document must exist and have been last updated at that time"
         if wanted.update_time.nanos % 1000:
             raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "Timestamp must be microsecond aligned.")
+        if to_us(wanted.update_time) > commit_us:
+            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "The required base version is in the future.")
         if updated_us(current) != to_us(wanted.update_time):
             raise Refusal(
                 grpc.StatusCode.FAILED_PRECONDITION,
