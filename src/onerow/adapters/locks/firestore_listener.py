@@ -72,12 +72,16 @@ class Listener:
             return not self._lives
 
     def hears_other(self, version: str, timeout_s: float) -> bool:
-        """Wait until the document is known to have another version, one that is not older; say whether it has."""
+        """Wait until the document is known to have another version, one that is not older; say whether it has.
+
+        It returns early when the stream ends meanwhile.
+        """
         deadline_s = time.monotonic() + timeout_s
         with self._news:
+            lived = self._lives
             while not self._differs(version):
                 left_s = deadline_s - time.monotonic()
-                if left_s <= 0:
+                if left_s <= 0 or self._lives != lived:
                     return False
                 self._news.wait(left_s)
             return True
