@@ -40,6 +40,7 @@ from onerow.testing.firestore.process import Double
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from multiprocessing.context import ForkContext, SpawnContext
     from multiprocessing.synchronize import Barrier
 
     from onerow.ports.lockstore import Entry, LockStore
@@ -118,8 +119,9 @@ def _wait_and_hold(place: Place, ready: Barrier, told: Any) -> None:
 
 def hand_over(place: Place, waiters: int) -> dict[str, Any]:
     """Return how long a lease is free between two of many processes that all want it."""
-    # gRPC does not outlive a fork
-    context = multiprocessing.get_context("spawn" if place.kind == FIRESTORE else "fork")
+    context: ForkContext | SpawnContext = multiprocessing.get_context("fork")
+    if place.kind == FIRESTORE:  # gRPC does not outlive a fork
+        context = multiprocessing.get_context("spawn")
     ready, told = context.Barrier(waiters), context.Queue()
     store = place.open()
     store.identity()
