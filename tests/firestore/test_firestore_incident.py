@@ -117,6 +117,14 @@ def test_partitions_that_no_document_id_can_hold(store, leases, partition):
         assert entry.key == f"{LEASE_PREFIX}{scope}"
 
 
+def test_documents_that_hold_no_lease_of_the_table_are_left_alone(store, leases, client):
+    for name in ("consolidation_", "consolidation_50%", "consolidation", "other_2026-01-11", "consolidationx"):
+        client.collection(COLLECTION).document(name).set({"holder_id": "somebody"})
+    with hold(leases, store):
+        keys = [entry.key for entry in store.entries(LEASE_PREFIX)]
+    assert keys == [KEY]
+
+
 def test_two_tables_that_name_one_document_share_a_lock(opened, leases):
     store = opened(shared={f"{LEASE_PREFIX}{name}": TEMPLATE for name in ("one", "other")})
     with leases(store).hold([Scope("one", DATE)], holder="me", batch="b"):

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.exceptions import GoogleAuthError
-from google.cloud.firestore_v1.types import Document, Precondition, StructuredQuery, Value, Write
+from google.cloud.firestore_v1.types import Document, Precondition, Write
 from grpc import StatusCode
 
 from onerow.adapters.locks.firestore_client import ANSWER_S, PAUSE_S, Connection, Place
@@ -40,16 +40,20 @@ from onerow.adapters.locks.firestore_documents import (
     document_id,
     from_us,
     shared_layout,
+    text_value,
     time_us,
     written_version,
 )
 from onerow.adapters.locks.firestore_errors import may_be_done, meaning
 from onerow.adapters.locks.firestore_listener import Listeners
+from onerow.adapters.locks.firestore_queries import keys_with, names_with
 from onerow.errors import LockStoreError
 from onerow.ports.lockstore import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from google.cloud.firestore_v1.types import Value
 
     from onerow.adapters.locks.firestore_client import Found
 
@@ -59,8 +63,6 @@ _POLL_MAX_S: Final = 1.0
 _HEAD_START_S: Final = 0.02
 _REMEMBERED_S: Final = 600.0
 _VERSION: Final = re.compile(r"[1-9]\d{0,15}")  # microseconds since the epoch, until the year 2286
-_LAST_CHARACTER: Final = 0x10FFFF
-_SURROGATES: Final = range(0xD800, 0xE000)
 
 
 class FirestoreLocks:
@@ -98,7 +100,7 @@ class FirestoreLocks:
             found = self._connection.read(name)
             if found.document is None:
                 version = uuid.uuid4().hex
-                fields = {"identity": _string(f"firestore:{version}"), "version": _string(version)}
+                fields = {"identity": text_value(f"firestore:{version}"), "version": text_value(version)}
                 self._commit(_update(name, fields, 0), name, 0, version=version)
                 found = self._connection.read(name)
             if found.document is None or "identity" not in found.document.fields:
@@ -135,9 +137,8 @@ class FirestoreLocks:
 
     def entries(self, prefix: str) -> list[Entry]:
         """Return all keys with ``prefix``, sorted."""
-        query = StructuredQuery(where=_between("key", _string, prefix), order_by=[_ascending("key")])
         held: dict[str, Entry] = {}
-        for found in self._connection.query(self._collection, query):
+        for found in self._connection.query(self._collection, keys_with(prefix)):
             if found.document is not None:
                 key = found.document.fields["key"].string_value
                 held[key] = _entry(key, self._own, found)
@@ -187,11 +188,8 @@ class FirestoreLocks:
 
         Where several tables name one document, a lease is told under the table that holds it.
         """
-        query = StructuredQuery(order_by=[_ascending("__name__")])
-        if layout.before:
-            names = self._connection.place.document(layout.collection, layout.before)
-            query.where = _between("__name__", _reference, names)
-        for found in self._connection.query(layout.collection, query):
+        names = self._connection.place.document(layout.collection, layout.before)
+        for found in self._connection.query(layout.collection, names_with(names if layout.before else "")):
             if found.document is None:
                 continue
             key = layout.key(found.document.name.rpartition("/")[2])
@@ -307,46 +305,3 @@ def _doing(write: Write) -> str:
     if "exists" in write.current_document:
         return "create a document (datastore.entities.create)"
     return "change a document (datastore.entities.update)"
-
-
-def _between(path: str, value: Any, prefix: str) -> StructuredQuery.Filter:
-    """Return the filter that finds values with a prefix: strings are ordered by their UTF-8 bytes."""
-    operator = StructuredQuery.FieldFilter.Operator
-    bounds = [(operator.GREATER_THAN_OR_EQUAL, prefix)]
-    behind = _behind(prefix)
-    if behind:
-        bounds.append((operator.LESS_THAN, behind))
-    filters = [
-        StructuredQuery.Filter(
-            field_filter=StructuredQuery.FieldFilter(
-                field=StructuredQuery.FieldReference(field_path=path), op=op, value=value(bound)
-            )
-        )
-        for op, bound in bounds
-    ]
-    both = StructuredQuery.CompositeFilter(op=StructuredQuery.CompositeFilter.Operator.AND, filters=filters)
-    return StructuredQuery.Filter(composite_filter=both)
-
-
-def _behind(prefix: str) -> str:
-    """Return the first text behind all that begin with ``prefix``; "" if there is none."""
-    while prefix and ord(prefix[-1]) == _LAST_CHARACTER:
-        prefix = prefix[:-1]
-    if not prefix:
-        return ""
-    code = ord(prefix[-1]) + 1
-    return prefix[:-1] + chr(_SURROGATES.stop if code in _SURROGATES else code)
-
-
-def _string(text: str) -> Value:
-    return Value(string_value=text)
-
-
-def _reference(name: str) -> Value:
-    return Value(reference_value=name)
-
-
-def _ascending(path: str) -> StructuredQuery.Order:
-    return StructuredQuery.Order(
-        field=StructuredQuery.FieldReference(field_path=path), direction=StructuredQuery.Direction.ASCENDING
-    )

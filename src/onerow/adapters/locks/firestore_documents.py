@@ -97,7 +97,7 @@ class OwnLayout:
         version: str,
     ) -> dict[str, Value] | None:
         """Return the fields that hold ``value``."""
-        return {"key": _text(key), "value": _text(_json(value)), "version": _text(version)}
+        return {"key": text_value(key), "value": text_value(_json(value)), "version": text_value(version)}
 
     def value(self, document: Document) -> Mapping[str, Any]:
         """Return the value that a document holds."""
@@ -132,9 +132,8 @@ class SharedLayout:
         """Return the key that a document holds, by its id; None if it holds none of these."""
         if not self.per_partition:
             return self.stem if found_id == self.before else None
-        partition = found_id[len(self.before) : len(found_id) - len(self.after)]
-        fits = found_id == f"{self.before}{partition}{self.after}" and partition
-        return f"{self.stem}/{unquote(partition)}" if fits else None
+        key = f"{self.stem}/{unquote(found_id[len(self.before) : len(found_id) - len(self.after)])}"
+        return key if self.document_id(key) == found_id else None
 
     def fields(
         self, key: str, value: Mapping[str, Any], *, expected_us: int, version: str
@@ -151,8 +150,8 @@ class SharedLayout:
         return {
             **self._old_fields(record, key),
             "token": Value(integer_value=record.token),
-            "value": _text(_json(value)),
-            "version": _text(version),
+            "value": text_value(_json(value)),
+            "version": text_value(version),
         }
 
     def value(self, document: Document) -> Mapping[str, Any]:
@@ -169,11 +168,11 @@ class SharedLayout:
         """Return the fields that programs of the old kind read; a lease that nobody holds has expired long ago."""
         expires_us = record.renewed_us + record.duration_us + GRACE_S * MICROSECONDS if record.held else 0
         return {
-            "batch_id": _text(record.batch),
-            "holder_id": _text(f"{record.holder}/{record.owner}" if record.held else ""),
+            "batch_id": text_value(record.batch),
+            "holder_id": text_value(f"{record.holder}/{record.owner}" if record.held else ""),
             "acquired_at": _time(record.acquired_us if record.held else 0),
             "expires_at": _time(expires_us),
-            "lock_key": _text(self.document_id(key) or ""),
+            "lock_key": text_value(self.document_id(key) or ""),
         }
 
     def _foreign(self, document: Document) -> LeaseRecord:
@@ -203,6 +202,11 @@ def shared_layout(stem: str, template: str) -> SharedLayout:
     collection, _, pattern = template.partition("/")
     before, found, after = pattern.partition(PARTITION)
     return SharedLayout(stem, collection, before, after, bool(found))
+
+
+def text_value(text: str) -> Value:
+    """Return a text as Firestore takes it."""
+    return Value(string_value=text)
 
 
 def time_us(time: Any) -> int:
@@ -242,8 +246,6 @@ def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _text(text: str) -> Value:
-    return Value(string_value=text)
 
 
 def _time(us: int) -> Value:
