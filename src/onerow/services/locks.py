@@ -92,7 +92,9 @@ class LockDesk:
         scope = self.scope(scope_text)
         entry = self._store.read(f"{LEASE_PREFIX}{scope}")
         if entry.value is None:
-            raise UsageError(f"Nobody holds the lock of {scope}; there is no record of it.", hint="See `onerow locks list --all`.")
+            raise UsageError(
+                f"Nobody holds the lock of {scope}; there is no record of it.", hint="See `onerow locks list --all`."
+            )
         return _state(entry)
 
     def scope(self, text: str) -> Scope:
