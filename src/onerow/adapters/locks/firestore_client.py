@@ -156,7 +156,8 @@ class Connection:
             yield ListenRequest(database=self.place.path, add_target=target)
             closed.wait(LISTEN_S)  # the service would take the end of the requests for the end of listening
 
-        return self.client().transport.listen(requests(), timeout=LISTEN_S, metadata=self._metadata)
+        listen: Any = self.client().transport.listen  # the library declares it as a call of one request
+        return listen(requests(), timeout=LISTEN_S, metadata=self._metadata)
 
     def _repeated(self, ask: Callable[[float], Result], doing: str, answer_s: float) -> Result:
         """Return what ``ask``, a call that changes nothing, returns; it is repeated while that may help.
@@ -185,7 +186,8 @@ class Connection:
         with self._guard:
             client, self._client = self._client, None
         if client is not None and self._process == os.getpid():
-            client.transport.close()
+            transport: Any = client.transport
+            transport.close()
 
     def client(self) -> FirestoreClient:
         """Return this process's client.

@@ -40,7 +40,7 @@ def _between(path: str, least: Value, behind: Value | None) -> StructuredQuery:
     )
 
 
-def _filter(path: str, operator: StructuredQuery.FieldFilter.Operator, value: Value) -> StructuredQuery.Filter:
+def _filter(path: str, operator: int, value: Value) -> StructuredQuery.Filter:
     return StructuredQuery.Filter(
         field_filter=StructuredQuery.FieldFilter(field=_field(path), op=operator, value=value)
     )
