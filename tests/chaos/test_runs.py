@@ -31,8 +31,8 @@ def settings_of(url, folder):
 
 
 @pytest.fixture(autouse=True)
-def journals(tmp_path, monkeypatch):
-    """Journals of a run that is kept stay with the test."""
+def journals(tmp_path, monkeypatch, postgres):
+    """Journals of a run that is kept stay with the test; the server that all tests share stays where it is."""
     folder = tmp_path / "journals"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
