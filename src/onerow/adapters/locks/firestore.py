@@ -19,6 +19,7 @@ https://firebase.google.com/docs/firestore/ttl.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 import time
@@ -60,8 +61,8 @@ if TYPE_CHECKING:
 _POLL_S: Final = 3.0
 _POLL_FIRST_S: Final = 0.05
 _POLL_MAX_S: Final = 1.0
-_HEAD_START_S: Final = 0.02
-_REMEMBERED_S: Final = 600.0
+_SPREAD_S: Final = 0.01
+_SPREAD_DOUBLINGS: Final = 4
 _VERSION: Final = re.compile(r"[1-9]\d{0,15}")  # microseconds since the epoch, until the year 2286
 
 
@@ -90,7 +91,7 @@ class FirestoreLocks:
         self._shared = [shared_layout(stem, template) for stem, template in (shared or {}).items()]
         self._listeners = Listeners(self._connection)
         self._identity: str | None = None
-        self._arrived: dict[tuple[str, str], tuple[float, float]] = {}
+        self._lost: dict[str, int] = {}
         self._guard = threading.Lock()
 
     def identity(self) -> str:
@@ -130,6 +131,7 @@ class FirestoreLocks:
         write = _delete(name, expected_us) if fields is None else _update(name, fields, expected_us)
         written = self._commit(write, name, expected_us, version="" if fields is None else version)
         if written is None:
+            self._lose(key)
             return None
         self._leave(key, name)
         update_us, now_us = written
@@ -149,14 +151,17 @@ class FirestoreLocks:
     def wait(self, key: str, *, version: str, timeout_s: float, waiter: str) -> None:
         """Return when the key's version has changed, told by a listener or found by a poll; "first to win".
 
-        Who has waited longer comes a little earlier. A service that does not answer meanwhile is asked again until the
-        time is over: whether it can be reached is for the caller's next question to find out.
+        All who wait hear of a change at once. Those whose swaps have lost against others lately come after a moment,
+        each another one, so that many waiters do not all ask for what one of them gets. A service that does not
+        answer meanwhile is asked again until the time is over: whether it can be reached is for the caller's next
+        question to find out.
         """
         deadline_s = time.monotonic() + timeout_s
         if timeout_s <= 0:
             return
         name, _ = self._document(key)
-        arrived_s = self._arrival(key, waiter)
+        with self._guard:
+            self._lost.setdefault(key, 0)
         pause_s = _POLL_FIRST_S
         with self._listeners.lend(name) as listener:
             while (left_s := deadline_s - time.monotonic()) > 0:
@@ -165,8 +170,7 @@ class FirestoreLocks:
                 pause_s = min(pause_s * 2, _POLL_MAX_S)
                 if time.monotonic() < deadline_s and self._has_changed(key, version):
                     break
-        head_start_s = _HEAD_START_S / (1 + time.monotonic() - arrived_s)
-        time.sleep(max(0.0, min(head_start_s, deadline_s - time.monotonic())))
+        time.sleep(max(0.0, min(self._turn_s(key, waiter, version), deadline_s - time.monotonic())))
 
     def close(self) -> None:
         """Close this process's listeners and its channel."""
@@ -261,21 +265,26 @@ class FirestoreLocks:
         except LockStoreError:
             return False  # not known; asked again after a pause, and by the caller
 
-    def _arrival(self, key: str, waiter: str) -> float:
-        """Return since when a waiter waits for a key, by the monotonic clock."""
-        now_s = time.monotonic()
+    def _turn_s(self, key: str, waiter: str, version: str) -> float:
+        """Return when a waiter comes, after it was woken: at once, until it has lost; another moment at each change."""
         with self._guard:
-            arrived_s, _ = self._arrived.get((key, waiter), (now_s, now_s))
-            self._arrived[key, waiter] = arrived_s, now_s
-            for known in [one for one, (_, seen_s) in self._arrived.items() if now_s - seen_s > _REMEMBERED_S]:
-                del self._arrived[known]
-        return arrived_s
+            lost = self._lost.get(key, 0)
+        if not lost:
+            return 0.0
+        drawn = hashlib.sha256(f"{waiter} {version}".encode()).digest()
+        return _SPREAD_S * float(1 << lost) * (int.from_bytes(drawn[:4], "big") / 2**32)
+
+    def _lose(self, key: str) -> None:
+        """Take note that others want what we wait for."""
+        with self._guard:
+            if key in self._lost:
+                self._lost[key] = min(self._lost[key] + 1, _SPREAD_DOUBLINGS)
 
     def _leave(self, key: str, name: str) -> None:
         """Who has written a key waits for it no longer."""
         with self._guard:
-            waits = any(known == key for known, _ in self._arrived)
-        if waits:
+            waited = self._lost.pop(key, None) is not None
+        if waited:
             self._listeners.drop(name)
 
 
