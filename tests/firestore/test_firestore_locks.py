@@ -420,6 +420,7 @@ def test_two_collections_are_two_stores(opened):
 
 
 def test_identities_made_at_once_with_lost_replies_are_one(opened, control):
+    control.rule("Commit", "refuse", times=2)
     control.rule("Commit", "lose", times=3)
     besides = [Beside(opened().identity) for _ in range(6)]
     assert len({beside.result() for beside in besides}) == 1

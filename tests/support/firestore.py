@@ -2,8 +2,8 @@
 
 ``ONEROW_TEST_FIRESTORE=PROJECT[/DATABASE]`` has the conformance suite use a real database, with the credentials of the
 environment (or an emulator, where FIRESTORE_EMULATOR_HOST names one). Everything is then in collections whose names
-begin with ``onerow_test_`` and are drawn anew for each test, and what a test has written there it deletes: some
-thousand reads, writes and deletes for the whole suite, less than a cent. Tests that need the double's faults use the
+begin with ``onerow_test_`` and are drawn anew for each test, and what a test has written there it deletes: about 1,900
+reads, 400 writes and 100 deletes for all of it, less than a cent. Tests that need the double's faults use the
 double all the same.
 """
 

@@ -98,15 +98,10 @@ class FirestoreLocks:
         """Return the identity that was written into the collection when it was asked for first."""
         if self._identity is None:
             name = self._connection.place.document(self._collection, IDENTITY_ID)
-            found = self._connection.read(name)
-            if found.document is None:
-                version = uuid.uuid4().hex
-                fields = {"identity": text_value(f"firestore:{version}"), "version": text_value(version)}
-                self._commit(_update(name, fields, 0), name, 0, version=version)
-                found = self._connection.read(name)
-            if found.document is None or "identity" not in found.document.fields:
+            document = self._connection.read(name).document or self._made(name)
+            if "identity" not in document.fields:
                 raise LockStoreError(f"The document {name} of the lock store is damaged: it tells no identity.")
-            self._identity = found.document.fields["identity"].string_value
+            self._identity = document.fields["identity"].string_value
         return self._identity
 
     def read(self, key: str) -> Entry:
@@ -186,6 +181,20 @@ class FirestoreLocks:
             if shared_id is not None:
                 return self._connection.place.document(layout.collection, shared_id), layout
         return self._connection.place.document(self._collection, document_id(key)), self._own
+
+    def _made(self, name: str) -> Document:
+        """Return the document of the identity, which was not there: ours, or that of who was quicker."""
+        version = uuid.uuid4().hex
+        fields = {"identity": text_value(f"firestore:{version}"), "version": text_value(version)}
+        unclear: LockStoreError | None = None
+        try:
+            self._commit(_update(name, fields, 0), name, 0, version=version)
+        except LockStoreError as error:
+            unclear = error
+        document = self._connection.read(name).document
+        if document is None:
+            raise unclear or LockStoreError(f"The document {name} was made, and somebody has deleted it.")
+        return document
 
     def _shared_entries(self, layout: SharedLayout) -> Iterator[Entry]:
         """Return the leases of one table that are in documents of the shared kind.
