@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from support import firestore
 from support import postgres as servers
 from support.bench import Bench
 from support.processes import Processes, Zygote
@@ -46,6 +47,7 @@ def own_database(own_postgres):
 def pytest_unconfigure():
     """Stop the servers of this process."""
     servers.close_all()
+    firestore.close_all()
 
 
 @pytest.fixture(scope="session")
