@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import uuid
 
 import pytest
 
+from support import bigquery as projects
 from support import firestore
 from support import postgres as servers
 from support.bench import Bench
@@ -44,10 +46,25 @@ def own_database(own_postgres):
         yield name
 
 
+@pytest.fixture
+def bigquery_url(monkeypatch):
+    """The URL of an empty dataset in a project of its own, always the emulator's, with locks that stand in a file."""
+    monkeypatch.setenv(projects.EMULATOR, projects.emulator())
+    monkeypatch.setenv("ONEROW_LOCKS", "sqlite:///bigquery.locks.sqlite")
+    name = f"onerow-{uuid.uuid4().hex[:16]}"
+    client = projects.connect(name)
+    client.create_dataset("nba")
+    yield f"bigquery://{name}/nba"
+    for item in client.list_datasets():
+        client.delete_dataset(item.reference, delete_contents=True)
+    client.close()
+
+
 def pytest_unconfigure():
     """Stop the servers of this process."""
     servers.close_all()
     firestore.close_all()
+    projects.close_all()
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from onerow.ports.partstore import PartStore
     from onerow.ports.warehouse import Warehouse
 
-WAREHOUSES: Final = ("duckdb", "ducklake", "postgresql")
+WAREHOUSES: Final = ("duckdb", "ducklake", "postgresql", "bigquery")
 LOCK_STORES: Final = ("sqlite", "postgresql", "firestore")
 
 
@@ -119,6 +119,8 @@ def open_warehouse(settings: Settings, *, clock: Clock, ids: Ids) -> tuple[Wareh
         return _open_ducklake(settings, url, url.catalog, clock, ids)
     if url.scheme == "postgresql":
         return _open_postgresql(settings, url, clock, ids)
+    if url.scheme == "bigquery":
+        return _open_bigquery(settings, url, clock)
     raise ConfigurationError(
         f"{url} is no warehouse of this version.", hint=f"It offers: {', '.join(WAREHOUSES)}."
     )
@@ -180,6 +182,20 @@ def _open_postgresql(settings: Settings, url: Url, clock: Clock, ids: Ids) -> tu
         ids=ids,
         is_merged=asks_ledger(warehouse),
         server=warehouse.server,  # closed with the warehouse
+    )
+    return warehouse, parts
+
+
+def _open_bigquery(settings: Settings, url: Url, clock: Clock) -> tuple[Warehouse, PartStore]:
+    with _extra("bigquery"):
+        from onerow.adapters.bigquery.client import BigQuery
+        from onerow.adapters.warehouse.bigquery.parts import BigQueryParts
+        from onerow.adapters.warehouse.bigquery.warehouse import BigQueryWarehouse
+
+    client = BigQuery(url.secret, control=settings.control_schema)  # closed with the warehouse
+    warehouse = BigQueryWarehouse(client)
+    parts = BigQueryParts(
+        client, clock=clock, is_merged=asks_ledger(warehouse), keep_merged_s=settings.keep_merged_s
     )
     return warehouse, parts
 
@@ -284,6 +300,17 @@ def open_existing(
             partition_column=partition_column,
             id_column=id_column,
             busy_timeout_s=busy_timeout_s,
+        )
+    if url.scheme == "bigquery":
+        with _extra("bigquery"):
+            from onerow.adapters.warehouse.bigquery.adopt import open_existing as open_bigquery
+
+        return open_bigquery(
+            url.secret,
+            target=split_target(target),
+            key=key,
+            partition_column=partition_column,
+            id_column=id_column,
         )
     raise ConfigurationError(
         f"{url} is no warehouse of this version.", hint=f"It offers: {', '.join(WAREHOUSES)}."

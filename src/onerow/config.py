@@ -36,6 +36,7 @@ _FIRESTORE = re.compile(
     r"(?:\?(?P<query>[^#]*))?",
     re.ASCII,
 )
+_BIGQUERY = re.compile(r"bigquery://([a-z0-9.:-]+)/([A-Za-z0-9_]+)(?:\?max_bytes_billed=\d+)?", re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", re.ASCII)
 
 
@@ -278,6 +279,8 @@ def parse_url(text: str, base: Path) -> Url:
             raise ConfigurationError(f"{_redact(text)!r} is no URL.", hint="Write postgresql://USER@HOST:5432/DATABASE.")
         return Url("postgresql", _redact(text), secret=text)
     found = Url(scheme, _redact(text), secret=text)
+    if scheme == "bigquery" and not _BIGQUERY.fullmatch(text):
+        raise ConfigurationError(f"{_redact(text)!r} names no dataset.", hint="Write bigquery://PROJECT/DATASET.")
     if scheme == "firestore":
         firestore_place(found)
     return found
@@ -354,6 +357,9 @@ def companion_locks(warehouse: Url) -> Url:
         return Url("sqlite", f"sqlite:///{path}", path=path)
     if warehouse.scheme == "postgresql":
         return warehouse
+    if match := _BIGQUERY.fullmatch(warehouse.secret):
+        text = f"firestore://{match[1]}"
+        return Url("firestore", text, secret=text)
     if warehouse.catalog is not None:
         catalog = warehouse.catalog
         if catalog.path is None:

@@ -23,6 +23,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conformance.bigquery import BigQueryHarness, BigQueryPartsHarness
 from conformance.postgresql import PostgresHarness, PostgresPartsHarness, UnenforcedPostgresHarness
 from onerow.adapters.clock import SystemClock, SystemIds
 from onerow.adapters.locks.firestore import FirestoreLocks
@@ -211,7 +212,12 @@ def flip_a_byte(path, *, at=None):
     path.write_bytes(bytes(data))
 
 
-PART_STORES = {"memory": MemoryPartsHarness, "files": FilePartsHarness, "postgresql": PostgresPartsHarness}
+PART_STORES = {
+    "memory": MemoryPartsHarness,
+    "files": FilePartsHarness,
+    "postgresql": PostgresPartsHarness,
+    "bigquery": BigQueryPartsHarness,
+}
 
 
 # --- warehouses ----------------------------------------------------------------------------
@@ -650,6 +656,7 @@ WAREHOUSES = {
     "ducklake-postgresql": DuckLakePostgresHarness,
     "postgresql": PostgresHarness,
     "postgresql-unenforced": UnenforcedPostgresHarness,
+    "bigquery": BigQueryHarness,
 }
 
 

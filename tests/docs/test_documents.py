@@ -26,8 +26,9 @@ RUNNABLE = (
     "docs/how-to/bad-rows.md",
     "docs/how-to/postgresql.md",
     "docs/how-to/ducklake.md",
+    "docs/how-to/bigquery.md",
 )
-ON_A_SERVER = {"docs/how-to/postgresql.md"}
+ON_A_SERVER = {"docs/how-to/postgresql.md": "database", "docs/how-to/bigquery.md": "bigquery_url"}
 """What they name as the warehouse is an example; they run on a server of the tests instead."""
 
 BLOCK = re.compile(
@@ -63,7 +64,7 @@ def test_the_code_of_a_document_runs_as_it_stands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if name in ON_A_SERVER:
-        monkeypatch.setenv("ONEROW_WAREHOUSE", request.getfixturevalue("database"))
+        monkeypatch.setenv("ONEROW_WAREHOUSE", request.getfixturevalue(ON_A_SERVER[name]))
     space: dict[str, object] = {"__name__": "document"}
     ran = 0
     for block in BLOCK.finditer((ROOT / name).read_text(encoding="utf-8")):

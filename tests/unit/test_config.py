@@ -378,3 +378,15 @@ def test_what_is_no_document_for_locks(table, said):
 def test_only_locks_in_firestore_are_in_documents():
     with pytest.raises(ConfigurationError, match=r"tables\.t\.lock_document: only locks in Firestore"):
         settings({"lock_document": "locks/{partition}"})
+
+
+def test_a_bigquery_warehouse_has_its_locks_in_firestore():
+    url = parse_url("bigquery://my-project/nba?max_bytes_billed=1000000", Path("/"))
+    assert (url.scheme, str(url)) == ("bigquery", "bigquery://my-project/nba?max_bytes_billed=1000000")
+    assert str(companion_locks(url)) == "firestore://my-project"
+
+
+@pytest.mark.parametrize("text", ["bigquery://p", "bigquery:///d", "bigquery://p/d/t", "bigquery://p/d?x=1", "bigquery:p/d"])
+def test_what_is_no_bigquery_dataset(text):
+    with pytest.raises(ConfigurationError, match="bigquery://PROJECT/DATASET"):
+        parse_url(text, Path("/"))

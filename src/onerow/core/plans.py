@@ -105,6 +105,7 @@ class Committed:
 
     Attributes:
         read_back: found by reading the ledger after an unknown end.
+        details: numbers that only some engines tell: ``bytes_processed``, ``slot_ms``.
         duplicates_removed: rows moved aside before the merge, of the partitions where that was done.
     """
 

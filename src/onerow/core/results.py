@@ -27,7 +27,8 @@ class PartitionResult:
     """What became of one partition. Rows are counts, times are seconds.
 
     rows_staged = rows_inserted + rows_updated + rows_unchanged + rows_superseded. ``duplicates_removed`` counts rows
-    that the table held before and that a repair has moved aside in the same transaction.
+    that the table held before and that a repair has moved aside in the same transaction. ``bytes_processed`` and
+    ``slot_ms`` are what its transaction has cost, over all of its partitions, where the engine counts that.
     """
 
     partition: str | None
@@ -47,6 +48,8 @@ class PartitionResult:
     error_kind: str | None = None
     exit_code: int = errors.EXIT_DONE
     duplicates_removed: int = 0
+    bytes_processed: int | None = None
+    slot_ms: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``--output json`` prints for a partition."""

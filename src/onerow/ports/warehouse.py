@@ -27,6 +27,8 @@ class Capabilities:
         max_rows: the most staged rows that one transaction should take, if it has several partitions.
         modes: the write modes it offers.
         enforces: whether it can hold a key by a unique index.
+        interactive: whether a transaction can be held open between statements. Where it cannot, it is sent as a
+            whole: a cancellation is asked before it is sent, and the statements of a guarded block return no rows.
     """
 
     commit_domain: Literal["row", "table", "file"]
@@ -34,6 +36,21 @@ class Capabilities:
     max_rows: int
     modes: frozenset[str]
     enforces: bool = False
+    interactive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the engine says, before anything runs, that reading the target would cost.
+
+    Attributes:
+        bytes_touched: of the partitions that would be merged into, all columns: a merge reads each of them at most
+            once for every one of its statements.
+        bytes_table: of the whole table; as many as ``bytes_touched`` if nothing is pruned.
+    """
+
+    bytes_touched: int
+    bytes_table: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +76,8 @@ class HistoryEntry:
             so that the sum over a partition explains its rows after every action.
         rows_superseded: of ``dedupe`` and ``restore``, the rows that were moved aside.
         committed_at: UTC, by the warehouse's clock.
+        bytes_processed, slot_ms: what preparing it has cost, over all partitions of the transaction, where the engine
+            counts that; None where it does not.
     """
 
     action: str
@@ -80,6 +99,8 @@ class HistoryEntry:
     verify_s: float
     committed_at: dt.datetime
     reason: str
+    bytes_processed: int | None = None
+    slot_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +190,9 @@ class GuardedTransaction(Protocol):
     ) -> Sequence[tuple[object, ...]]:
         """Run one statement in the engine's own dialect and return its rows, if it has any.
 
+        Where transactions are not ``interactive`` it is looked at now and run when the block ends, with the others; one
+        that returns rows is refused.
+
         Names without a schema are found where the target stands. After a statement has failed nothing of the block
         is committed, even if the block goes on.
 
@@ -216,6 +240,16 @@ class Warehouse(Protocol):
 
     def batches(self, table: str) -> Mapping[str, int]:
         """Return the batches that the ledger knows of, with the number of their parts."""
+        ...
+
+    def estimate(self, spec: TableSpec, partitions: Sequence[str | None]) -> Estimate | None:
+        """Say what reading these partitions of the target would cost; None where the engine does not tell.
+
+        Nothing runs.
+
+        Raises:
+            NotInstalledError: the target is not there.
+        """
         ...
 
     def prepare(self, plan: MergePlan) -> AbstractContextManager[Prepared]:

@@ -99,6 +99,8 @@ class Group:
                     merge_s=committed.merge_s,
                     verify_s=committed.verify_s,
                     duplicates_removed=committed.duplicates_removed.get(task.partition, 0),
+                    bytes_processed=committed.details.get("bytes_processed"),
+                    slot_ms=committed.details.get("slot_ms"),
                 )
             )
         self.attempts = 0

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from onerow.ports.lockstore import LockStore
     from onerow.ports.partstore import PartStore
     from onerow.ports.rows import RowSource
-    from onerow.ports.warehouse import GuardedTransaction, HistoryEntry, Warehouse
+    from onerow.ports.warehouse import Estimate, GuardedTransaction, HistoryEntry, Warehouse
     from onerow.services.checker import CheckReport
     from onerow.services.leases import HeldLeases, Leases
     from onerow.services.repairs import RepairResult
@@ -126,6 +126,13 @@ class Store:
         """
         spec = self.table(table)
         return self.ports.stager.stage(spec, self.ports.open_source(rows), batch=batch, worker=worker)
+
+    def estimate(self, table: str, partitions: Sequence[str | None]) -> Estimate | None:
+        """Say what a merge into these partitions would read, by canonical name; None where the engine does not tell.
+
+        Nothing runs, and nothing is charged.
+        """
+        return self.ports.warehouse.estimate(self.table(table), partitions)
 
     def quarantined(self, table: str | None = None) -> list[Quarantined]:
         """Return the rows that were put aside, of one table or of all: one entry for each source."""

@@ -16,6 +16,7 @@ from onerow.core import leases as core
 from onerow.core.plans import Committed, Refused, unmerged
 from onerow.services.consolidator import Consolidator
 from onerow.services.leases import Leases, Unlocked
+from onerow.testing.bigquery_model import BigQueryModel, Reading, TableLocks, reading_of
 from onerow.testing.faults import FaultPlan
 from onerow.testing.memory_tables import layout_of
 from onerow.testing.memory_warehouse import MemoryPrepared, MemoryWarehouse, RollbackError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from onerow.ports.warehouse import Prepared
     from onerow.services.group import Request
     from onerow.services.leases import _Grant
+    from onerow.testing.bigquery_model import Job
     from onerow.testing.memory_tables import Key, Layout, Row, Transaction
     from onerow.testing.scenario import Scenario
     from onerow.testing.scheduler import Process, Scheduler
@@ -87,6 +89,33 @@ class GuardOff(MemoryWarehouse):
 
 class TokenOff(MemoryWarehouse):
     """Compares no token with the fence."""
+
+    def _token(self, transaction: Transaction, prepared: MemoryPrepared) -> None:
+        """Nothing."""
+
+
+class ClaimOff(BigQueryModel):
+    """Whole scripts: changes the guard row, but claims nothing before the transaction."""
+
+    def _claim(self, job: Job, table: str) -> None:
+        del job
+        self._locks.setdefault(table, TableLocks())
+
+    def _is_claimed_by_another(self, job: Job, seen: Job | None) -> bool:
+        del job, seen
+        return False
+
+
+class ScriptGuardOff(ClaimOff):
+    """Whole scripts: claims nothing and changes no guard row."""
+
+    def _guard(self, transaction: Transaction, prepared: MemoryPrepared) -> None:
+        super()._guard(transaction, prepared)
+        transaction.guards.clear()
+
+
+class ScriptTokenOff(BigQueryModel):
+    """Whole scripts: compares no token with the fence."""
 
     def _token(self, transaction: Transaction, prepared: MemoryPrepared) -> None:
         """Nothing."""
@@ -278,14 +307,48 @@ class Control:
     @property
     def unmodified(self) -> Kit:
         """The real system in the same circumstances."""
-        return Kit(shape=self.kit.shape, spec=self.kit.spec, heal=self.kit.heal)
+        kit = self.kit
+        real = BigQueryModel if kit.reading is not None else MemoryWarehouse
+        return Kit(shape=kit.shape, spec=kit.spec, heal=kit.heal, warehouse=real, reading=kit.reading)
 
 
 def _foreign(**parts: Any) -> Kit:
     return Kit(shape=with_foreign_writer, heal=False, **parts)
 
 
+def _worst(_seed: int) -> Reading:
+    """The reading under which a transaction is protected least."""
+    return Reading(at_begin=True, cancels_late=False)
+
+
+def _best(_seed: int) -> Reading:
+    return Reading(at_begin=False, cancels_late=True)
+
+
 CONTROLS: Mapping[str, Control] = {
+    "scripts": Control(
+        "BigQuery's rules, nothing switched off", frozenset(), Kit(warehouse=BigQueryModel, reading=reading_of)
+    ),
+    "scripts-guard": Control(
+        "BigQuery's rules: no guard row is claimed or changed",
+        frozenset({"I1"}),
+        Kit(warehouse=ScriptGuardOff, reading=reading_of),
+    ),
+    "scripts-token": Control(
+        "BigQuery's rules: no token is compared with the fence",
+        frozenset({"I4"}),
+        Kit(warehouse=ScriptTokenOff, reading=reading_of),
+    ),
+    "scripts-claim": Control(
+        "BigQuery's rules in the worst reading: nothing is claimed before the transaction",
+        frozenset({"I1"}),
+        Kit(warehouse=ClaimOff, reading=_worst),
+    ),
+    "scripts-claim-not-needed": Control(
+        "BigQuery's rules in the best reading: nothing is claimed before the transaction",
+        frozenset(),
+        Kit(warehouse=ClaimOff, reading=_best),
+    ),
     "guard": Control("no guard row is changed", frozenset({"I1"}), Kit(warehouse=GuardOff)),
     "versions-guard": Control(
         "no guard row is changed, and versions are numbered",

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from onerow.core.plans import MergePlan, Outcome, PartitionTask
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
-    from onerow.ports.warehouse import Prepared
+    from onerow.ports.warehouse import Estimate, Prepared
     from onerow.testing.memory_parts import MemoryParts
 
 FENCE_TRIES = 20
@@ -116,6 +116,10 @@ class MemoryWarehouse(MemoryRepairs):
         self._parts = parts
 
     # --- merging ---------------------------------------------------------------------------
+
+    def estimate(self, spec: TableSpec, partitions: Sequence[str | None]) -> Estimate | None:  # noqa: ARG002
+        """Return None: what a query reads is not charged here."""
+        return None
 
     @contextmanager
     def prepare(self, plan: MergePlan) -> Iterator[MemoryPrepared]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from onerow.ports.partstore import PartWriter
     from onerow.ports.warehouse import (
         Capabilities,
+        Estimate,
         GuardedTransaction,
         HistoryEntry,
         InspectRequest,
@@ -224,6 +225,10 @@ class SimulatedWarehouse:
         self.world.scheduler.switch(f"ledger batches of {table}")
         self._raise_if_down()
         return self.world.warehouse.batches(table)
+
+    def estimate(self, spec: TableSpec, partitions: Sequence[str | None]) -> Estimate | None:
+        """Say what reading would cost."""
+        return self.world.warehouse.estimate(spec, partitions)
 
     @contextmanager
     def prepare(self, plan: MergePlan) -> Iterator[Prepared]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Background
     from onerow.ports.lockstore import LockStore
+    from onerow.testing.bigquery_model import Reading
     from onerow.testing.scenario import Row
 
 LONG_US = 10**15
@@ -52,6 +53,7 @@ class Kit:
 
     Attributes:
         shape: changes scenario and faults of a seed so that the control can show.
+        reading: set for a warehouse that takes whole scripts: gives what the service's documentation leaves open.
     """
 
     warehouse: Callable[..., MemoryWarehouse] = MemoryWarehouse
@@ -65,6 +67,24 @@ class Kit:
     spec: TableSpec = SPEC
     settings: LeaseSettings = field(default_factory=LeaseSettings)
     heal: bool = True
+    reading: Callable[[int], Reading] | None = None
+
+
+@dataclass(slots=True)
+class SimulatedService:
+    """Runs scripts in a process of its own, which nobody kills when a client dies."""
+
+    scheduler: Scheduler
+    reading: Reading
+
+    def run(self, what: str, work: Callable[[], None]) -> None:
+        """Run a script and wait for its end."""
+        actor = self.scheduler.spawn(self.scheduler.process("service"), f"script {what}", work)
+        self.scheduler.wait_until(lambda: actor.done, LONG_US, f"wait for script {what}")
+
+    def wait_until(self, ready: Callable[[], bool], what: str) -> None:
+        """Wait; what waits at the service is a statement in a queue."""
+        self.scheduler.wait_until(ready, LONG_US, what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +142,11 @@ class World:
             deliver=self.deliver_commit,
             commit_domain=self.scenario.commit_domain,
             max_partitions=self.scenario.max_partitions,
+            **(
+                {}
+                if self.kit.reading is None
+                else {"service": SimulatedService(self.scheduler, self.kit.reading(self.seed))}
+            ),
         )
         spec = self.kit.spec
         self.warehouse.install([spec], lock_store=self.locks.identity(), adopt_locks=False)

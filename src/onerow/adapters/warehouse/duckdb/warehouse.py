@@ -44,7 +44,14 @@ if TYPE_CHECKING:
     from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan, RestorePlan
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
-    from onerow.ports.warehouse import GuardedTransaction, InspectRequest, Prepared, RepairRequest, TableCheck
+    from onerow.ports.warehouse import (
+        Estimate,
+        GuardedTransaction,
+        InspectRequest,
+        Prepared,
+        RepairRequest,
+        TableCheck,
+    )
 
 BUSY_TIMEOUT_S: Final = 30.0
 TEMPORARY: Final = ("staged", "losers", "met", "broken_ties", "seen", "held", "latest", "stored")
@@ -122,6 +129,10 @@ class EmbeddedWarehouse:
         """Return the batches that the ledger knows of, with the number of their parts."""
         with self._read() as connection:
             return dict(rows(connection, self._control["read_batches"], table))
+
+    def estimate(self, spec: TableSpec, partitions: Sequence[str | None]) -> Estimate | None:  # noqa: ARG002
+        """Return None: what a query reads is not charged here."""
+        return None
 
     @contextmanager
     def prepare(self, plan: MergePlan) -> Iterator[PreparedMerge]:

@@ -34,7 +34,14 @@ if TYPE_CHECKING:
     from onerow.core.repairs import Intervention, PartitionRepair, Repaired, RepairPlan, RestorePlan
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Cancellation
-    from onerow.ports.warehouse import GuardedTransaction, InspectRequest, Prepared, RepairRequest, TableCheck
+    from onerow.ports.warehouse import (
+        Estimate,
+        GuardedTransaction,
+        InspectRequest,
+        Prepared,
+        RepairRequest,
+        TableCheck,
+    )
 
 LEASE_S: Final = 30.0
 BUSY_TIMEOUT_S: Final = 30.0
@@ -108,6 +115,10 @@ class PostgresWarehouse:
         """Return the batches that the ledger knows of, with the number of their parts."""
         with self._sessions.read() as connection:
             return dict(rows(connection, self._control["read_batches"], table))
+
+    def estimate(self, spec: TableSpec, partitions: Sequence[str | None]) -> Estimate | None:  # noqa: ARG002
+        """Return None: what a query reads is not charged here."""
+        return None
 
     @contextmanager
     def prepare(self, plan: MergePlan) -> Iterator[PreparedMerge]:

@@ -95,10 +95,13 @@ def _dry_run(printer: Printer, store: Store, table: str, batch: str, partitions:
                 "parts_merged": sum(name in part.merged_partitions for part in parts),
             }
         )
-    if printer.json:
-        printer.document({"dry_run": True, "table": table, "batch": batch, "partitions": rows})
-        return 0
     open_rows = [row for row in rows if row["parts"]]
+    merged_into = [None if row["partition"] is None else str(row["partition"]) for row in open_rows]
+    estimate = store.estimate(table, merged_into) if merged_into else None
+    if printer.json:
+        cost = None if estimate is None else {"touched": estimate.bytes_touched, "table": estimate.bytes_table}
+        printer.document({"dry_run": True, "table": table, "batch": batch, "partitions": rows, "bytes": cost})
+        return 0
     parts_count = len({part.manifest.part_id for part in parts for name in part.waiting_partitions
                        if not wanted or name in wanted})  # fmt: skip
     printer.line(
@@ -106,6 +109,11 @@ def _dry_run(printer: Printer, store: Store, table: str, batch: str, partitions:
         f"{count(parts_count, 'part')} would be merged into {count(len(open_rows), 'partition')}; nothing was changed",
         "bold",
     )
+    if estimate is not None:
+        pruned = "other partitions are pruned" if estimate.bytes_touched < estimate.bytes_table else "nothing is pruned"
+        printer.line(
+            f"these partitions hold {estimate.bytes_touched:,} bytes of the table's {estimate.bytes_table:,}; {pruned}"
+        )
     if rows:
         printer.table(
             [

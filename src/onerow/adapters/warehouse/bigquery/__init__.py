@@ -1,0 +1,1 @@
+"""The warehouse in BigQuery, and the parts that are staged in it."""

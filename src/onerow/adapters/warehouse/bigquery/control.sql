@@ -1,0 +1,102 @@
+-- Statements on the control tables. {guards} and {fences} belong to the target alone, {ledger} and {history} to all:
+-- into these transactions only append, which conflicts with nothing.
+
+-- name: claim
+-- A statement of its own, before the transaction. It takes turns by documented rules: what changes a table waits for
+-- transactions that change it. {mine} names this job; {ended} are jobs that are known to have ended.
+UPDATE {guards} SET claimed_by = {mine}
+WHERE table_name = {name} AND (claimed_by IS NULL OR claimed_by IN ({ended}));
+
+-- name: check_claim
+SELECT CASE
+    WHEN COUNT(*) <> 1 THEN ERROR(CONCAT('onerow:guards:', CAST(COUNT(*) AS STRING), ';'))
+    WHEN MAX(claimed_by) IS DISTINCT FROM {mine} THEN ERROR(CONCAT('onerow:busy:', REPLACE(TO_JSON_STRING(COALESCE(MAX(claimed_by), '')), ';', '\\u003b'), ';'))
+    WHEN {locked} AND MAX(lock_store) IS DISTINCT FROM {lock_store} THEN ERROR(CONCAT('onerow:lock_store:', REPLACE(TO_JSON_STRING(COALESCE(MAX(lock_store), '')), ';', '\\u003b'), ';'))
+END
+FROM {guards} WHERE table_name = {name};
+
+-- name: change_guard
+-- Really changed: of two transactions that do so at once one is cancelled. The claim ends with the commit.
+UPDATE {guards} SET attempt = attempt + 1, claimed_by = NULL, changed_by = {mine}
+WHERE table_name = {name} AND claimed_by = {mine};
+
+-- name: check_guard
+SELECT IF(COUNT(*) = 1, 'guard', ERROR('onerow:conflict:the guard row was not changed exactly once;'))
+FROM {guards} WHERE table_name = {name} AND changed_by = {mine} AND claimed_by IS NULL;
+
+-- name: check_tokens
+SELECT IF(COUNT(*) = 0, 'token', ERROR(CONCAT('onerow:stale:', CAST(MAX(f.token) AS STRING), ';')))
+FROM (SELECT `partition`, MAX(token) AS token FROM {fences} WHERE table_name = {name} GROUP BY `partition`) AS f
+JOIN ({tokens}) AS h ON h.`partition` = f.`partition` WHERE f.token > h.token;
+
+-- name: raise_fences
+MERGE {fences} AS f USING ({tokens}) AS h ON f.table_name = {name} AND f.`partition` = h.`partition`
+WHEN MATCHED THEN UPDATE SET token = GREATEST(f.token, h.token)
+WHEN NOT MATCHED THEN INSERT (table_name, `partition`, token) VALUES ({name}, h.`partition`, h.token);
+
+-- name: check_todo
+SELECT CASE
+    WHEN COUNTIF(l.part_id IS NOT NULL) = 0 THEN 'todo'
+    WHEN COUNTIF(l.part_id IS NULL) = 0 THEN ERROR('onerow:merged:;')
+    ELSE ERROR(CONCAT('onerow:outdated:', CAST(COUNTIF(l.part_id IS NOT NULL) AS STRING), ';'))
+END
+FROM ({entries}) AS e
+LEFT JOIN (
+    SELECT DISTINCT part_id, COALESCE(`partition`, '') AS `partition` FROM {ledger}
+    WHERE table_name = {name} AND batch = {batch}
+) AS l ON l.part_id = e.part_id AND l.`partition` = e.`partition`;
+
+-- name: insert_ledger
+INSERT INTO {ledger} (table_name, `partition`, part_id, batch, consolidation, rows_staged)
+SELECT {name}, {partition_or_null}, e.part_id, {batch}, {run}, e.rows_staged FROM ({entries}) AS e;
+
+-- name: insert_history
+INSERT INTO {history} (
+    action, table_name, `partition`, batch, consolidation, attempt, token, unlocked, holder, parts, rows_staged,
+    rows_inserted, rows_updated, rows_unchanged, rows_superseded, merge_s, verify_s, committed_at, reason, job,
+    bytes_processed, slot_ms
+)
+SELECT {action}, {name}, {partition_or_null}, {batch}, {run}, {attempt}, e.token, {unlocked}, {holder}, e.parts,
+    e.rows_staged, e.rows_inserted, e.rows_updated, e.rows_unchanged, e.rows_superseded, {merge_s}, {verify_s},
+    CURRENT_TIMESTAMP(), {reason}, {mine}, {bytes_processed}, {slot_ms}
+FROM ({counts}) AS e;
+
+-- name: read_committed
+SELECT COALESCE(`partition`, ''), action, rows_staged, rows_inserted, rows_updated, rows_unchanged, rows_superseded,
+    merge_s, verify_s, bytes_processed, slot_ms
+FROM {history} WHERE table_name = {name} AND consolidation = {run} AND attempt = {attempt};
+
+-- name: read_fence
+SELECT MAX(token) FROM {fences} WHERE table_name = {name} AND `partition` = {scope};
+
+-- name: read_guard
+SELECT lock_store, origin FROM {guards} WHERE table_name = @name;
+
+-- name: read_merged
+SELECT part_id, `partition` FROM {ledger} WHERE table_name = @name AND batch = @batch;
+
+-- name: read_batches
+SELECT batch, COUNT(DISTINCT part_id) FROM {ledger} WHERE table_name = @name GROUP BY batch;
+
+-- name: read_inserted
+SELECT `partition`, CAST(SUM(rows_inserted) AS INT64) FROM {history} WHERE table_name = @name GROUP BY `partition`;
+
+-- name: read_history
+SELECT action, table_name, `partition`, batch, consolidation, attempt, token, unlocked, holder, parts, rows_staged,
+    rows_inserted, rows_updated, rows_unchanged, rows_superseded, merge_s, verify_s, committed_at, reason, job,
+    bytes_processed, slot_ms
+FROM {history}
+WHERE (@name IS NULL OR table_name = @name) AND (@batch IS NULL OR batch = @batch)
+ORDER BY committed_at DESC, consolidation, `partition` LIMIT {limit};
+
+-- name: read_only_batches
+SELECT DISTINCT batch FROM {ledger} WHERE table_name = @name AND `partition` IS NOT DISTINCT FROM @partition LIMIT 2;
+
+-- name: preview
+SELECT (SELECT MAX(lock_store) FROM {guards} WHERE table_name = {name}),
+    (SELECT MAX(token) FROM {fences} WHERE table_name = {name} AND `partition` = {scope});
+
+-- name: fence_counts
+SELECT {scope} AS `partition`, MAX(token) AS token, 0 AS parts, 0 AS rows_staged, 0 AS rows_inserted,
+    0 AS rows_updated, 0 AS rows_unchanged, 0 AS rows_superseded
+FROM {fences} WHERE table_name = {name} AND `partition` = {scope};

@@ -1,0 +1,84 @@
+DECLARE onerow_rows_before INT64;
+UPDATE `the-project`.`onerow`.`guards_props_b264807709578e5c` SET claimed_by = 'props run1.1 0123 #1'
+WHERE table_name = 'props' AND (claimed_by IS NULL OR claimed_by IN ('props run1.1 0123 #1', 'props run0.1 0123 #1'));
+SELECT CASE
+    WHEN COUNT(*) <> 1 THEN ERROR(CONCAT('onerow:guards:', CAST(COUNT(*) AS STRING), ';'))
+    WHEN MAX(claimed_by) IS DISTINCT FROM 'props run1.1 0123 #1' THEN ERROR(CONCAT('onerow:busy:', REPLACE(TO_JSON_STRING(COALESCE(MAX(claimed_by), '')), ';', '\\u003b'), ';'))
+    WHEN FALSE AND MAX(lock_store) IS DISTINCT FROM NULL THEN ERROR(CONCAT('onerow:lock_store:', REPLACE(TO_JSON_STRING(COALESCE(MAX(lock_store), '')), ';', '\\u003b'), ';'))
+END
+FROM `the-project`.`onerow`.`guards_props_b264807709578e5c` WHERE table_name = 'props';
+BEGIN TRANSACTION;
+UPDATE `the-project`.`onerow`.`guards_props_b264807709578e5c` SET attempt = attempt + 1, claimed_by = NULL, changed_by = 'props run1.1 0123 #1'
+WHERE table_name = 'props' AND claimed_by = 'props run1.1 0123 #1';
+SELECT IF(COUNT(*) = 1, 'guard', ERROR('onerow:conflict:the guard row was not changed exactly once;'))
+FROM `the-project`.`onerow`.`guards_props_b264807709578e5c` WHERE table_name = 'props' AND changed_by = 'props run1.1 0123 #1' AND claimed_by IS NULL;
+SELECT CASE
+    WHEN COUNTIF(l.part_id IS NOT NULL) = 0 THEN 'todo'
+    WHEN COUNTIF(l.part_id IS NULL) = 0 THEN ERROR('onerow:merged:;')
+    ELSE ERROR(CONCAT('onerow:outdated:', CAST(COUNTIF(l.part_id IS NOT NULL) AS STRING), ';'))
+END
+FROM (SELECT __onerow_part AS part_id, CAST(`game_date` AS STRING) AS `partition`, COUNT(*) AS rows_staged
+FROM `the-project`.`onerow`.`scratch_0123_staged` GROUP BY 1, 2) AS e
+LEFT JOIN (
+    SELECT DISTINCT part_id, COALESCE(`partition`, '') AS `partition` FROM `the-project`.`onerow`.`ledger`
+    WHERE table_name = 'props' AND batch = 'b1'
+) AS l ON l.part_id = e.part_id AND l.`partition` = e.`partition`;
+SET onerow_rows_before = (SELECT COUNT(*) FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` IN (CAST('2026-01-17' AS DATE), CAST('2026-01-18' AS DATE)));
+INSERT INTO `the-project`.`onerow`.`history` (
+    action, table_name, `partition`, batch, consolidation, attempt, token, unlocked, holder, parts, rows_staged,
+    rows_inserted, rows_updated, rows_unchanged, rows_superseded, merge_s, verify_s, committed_at, reason, job,
+    bytes_processed, slot_ms
+)
+SELECT 'consolidate', 'props', `e`.`partition`, 'b1', 'run1', 1, e.token, TRUE, 'me', e.parts,
+    e.rows_staged, e.rows_inserted, e.rows_updated, e.rows_unchanged, e.rows_superseded, CAST(1.500000 AS FLOAT64), CAST(0.000000 AS FLOAT64),
+    CURRENT_TIMESTAMP(), '', 'props run1.1 0123 #1', 4096, 70
+FROM (SELECT c.`partition` AS `partition`, ANY_VALUE(h.token) AS token, ANY_VALUE(h.parts) AS parts,
+    COUNT(*) AS rows_staged,
+    COUNTIF(c.place = 1 AND c.newer IS NULL) AS rows_inserted,
+    COUNTIF(c.place = 1 AND c.newer = 1) AS rows_updated,
+    COUNTIF((c.place = 1 AND c.newer = 0) OR (c.place > 1 AND c.same AND COALESCE(c.newer, 1) >= 0)) AS rows_unchanged,
+    COUNTIF((c.place = 1 AND c.newer = -1) OR (c.place > 1 AND NOT (c.same AND COALESCE(c.newer, 1) >= 0)))
+        AS rows_superseded
+FROM (
+    SELECT CAST(S.`game_date` AS STRING) AS `partition`, S.__onerow_place AS place, S.__onerow_same AS same,
+        IF(T.onerow_there IS NULL, NULL, (CASE WHEN S.`created_at` IS DISTINCT FROM T.`created_at` THEN IF(T.`created_at` IS NULL OR S.`created_at` > T.`created_at`, 1, -1) WHEN S.`id` IS DISTINCT FROM T.`id` THEN IF(T.`id` IS NULL OR S.`id` > T.`id`, 1, -1) WHEN S.`points` IS DISTINCT FROM T.`points` THEN IF(T.`points` IS NULL OR S.`points` > T.`points`, 1, -1) WHEN S.`seen` IS DISTINCT FROM T.`seen` THEN IF(T.`seen` IS NULL OR S.`seen` > T.`seen`, 1, -1) ELSE 0 END)) AS newer
+    FROM `the-project`.`onerow`.`scratch_0123_staged` AS S
+    LEFT JOIN (
+        SELECT T.`game_date` AS `game_date`, T.`player` AS `player`, T.`line` AS `line`, T.`created_at` AS `created_at`, T.`id` AS `id`, T.`points` AS `points`, T.`seen` AS `seen`, TO_JSON_STRING(STRUCT(T.`game_date` AS c0, T.`player` AS c1, CAST(T.`line` AS NUMERIC) AS c2)) AS __onerow_key, TRUE AS onerow_there FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` IN (CAST('2026-01-17' AS DATE), CAST('2026-01-18' AS DATE))
+    ) AS T ON T.__onerow_key = S.__onerow_key AND T.`game_date` IS NOT DISTINCT FROM S.`game_date` AND T.`player` IS NOT DISTINCT FROM S.`player` AND T.`line` IS NOT DISTINCT FROM S.`line`
+) AS c
+JOIN (SELECT `partition` AS `partition`, `token` AS `token`, `parts` AS `parts` FROM UNNEST([STRUCT('2026-01-17' AS `partition`, CAST(NULL AS INT64) AS `token`, 2 AS `parts`), STRUCT('2026-01-18' AS `partition`, CAST(NULL AS INT64) AS `token`, 2 AS `parts`)])) AS h ON h.`partition` = c.`partition`
+GROUP BY c.`partition`) AS e;
+MERGE `the-project`.`nba`.`props` AS T
+USING (SELECT * FROM `the-project`.`onerow`.`scratch_0123_staged` WHERE __onerow_place = 1) AS S
+ON T.`game_date` IN (CAST('2026-01-17' AS DATE), CAST('2026-01-18' AS DATE)) AND TO_JSON_STRING(STRUCT(T.`game_date` AS c0, T.`player` AS c1, CAST(T.`line` AS NUMERIC) AS c2)) = S.__onerow_key AND T.`game_date` IS NOT DISTINCT FROM S.`game_date` AND T.`player` IS NOT DISTINCT FROM S.`player` AND T.`line` IS NOT DISTINCT FROM S.`line`
+WHEN MATCHED AND (CASE WHEN S.`created_at` IS DISTINCT FROM T.`created_at` THEN IF(T.`created_at` IS NULL OR S.`created_at` > T.`created_at`, 1, -1) WHEN S.`id` IS DISTINCT FROM T.`id` THEN IF(T.`id` IS NULL OR S.`id` > T.`id`, 1, -1) WHEN S.`points` IS DISTINCT FROM T.`points` THEN IF(T.`points` IS NULL OR S.`points` > T.`points`, 1, -1) WHEN S.`seen` IS DISTINCT FROM T.`seen` THEN IF(T.`seen` IS NULL OR S.`seen` > T.`seen`, 1, -1) ELSE 0 END) = 1 THEN UPDATE SET `id` = S.`id`, `created_at` = S.`created_at`, `points` = S.`points`, `seen` = S.`seen` WHEN NOT MATCHED BY TARGET THEN INSERT (`id`, `game_date`, `player`, `line`, `created_at`, `points`, `seen`) VALUES (S.`id`, S.`game_date`, S.`player`, S.`line`, S.`created_at`, S.`points`, S.`seen`);
+SELECT IF(COUNT(*) = 0, 'one row a key', ERROR(CONCAT('onerow:duplicates:', CAST(COUNT(*) AS STRING), ':',
+    REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';')))
+FROM (
+    SELECT TO_JSON_STRING([CAST(`game_date` AS STRING), `player`, FORMAT('%.2f', `line`), CAST(COUNT(*) AS STRING)]) AS k
+    FROM (SELECT T.`game_date` AS `game_date`, T.`player` AS `player`, T.`line` AS `line` FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` IN (CAST('2026-01-17' AS DATE), CAST('2026-01-18' AS DATE))) AS T
+    GROUP BY `game_date`, `player`, `line` HAVING COUNT(*) > 1
+) AS d;
+SELECT CASE
+    WHEN COUNT(*) <> (SELECT COUNT(*) FROM `the-project`.`onerow`.`scratch_0123_staged` WHERE __onerow_place = 1)
+        THEN ERROR(CONCAT('onerow:verify:', CAST(COUNT(*) AS STRING), ' staged keys are in the table, not all;'))
+    WHEN COUNTIF((CASE WHEN S.`created_at` IS DISTINCT FROM T.`created_at` THEN IF(T.`created_at` IS NULL OR S.`created_at` > T.`created_at`, 1, -1) WHEN S.`id` IS DISTINCT FROM T.`id` THEN IF(T.`id` IS NULL OR S.`id` > T.`id`, 1, -1) WHEN S.`points` IS DISTINCT FROM T.`points` THEN IF(T.`points` IS NULL OR S.`points` > T.`points`, 1, -1) WHEN S.`seen` IS DISTINCT FROM T.`seen` THEN IF(T.`seen` IS NULL OR S.`seen` > T.`seen`, 1, -1) ELSE 0 END) = 1) > 0
+        THEN ERROR(CONCAT('onerow:verify:', CAST(COUNTIF((CASE WHEN S.`created_at` IS DISTINCT FROM T.`created_at` THEN IF(T.`created_at` IS NULL OR S.`created_at` > T.`created_at`, 1, -1) WHEN S.`id` IS DISTINCT FROM T.`id` THEN IF(T.`id` IS NULL OR S.`id` > T.`id`, 1, -1) WHEN S.`points` IS DISTINCT FROM T.`points` THEN IF(T.`points` IS NULL OR S.`points` > T.`points`, 1, -1) WHEN S.`seen` IS DISTINCT FROM T.`seen` THEN IF(T.`seen` IS NULL OR S.`seen` > T.`seen`, 1, -1) ELSE 0 END) = 1) AS STRING), ' rows are older than a staged one;'))
+END
+FROM (SELECT * FROM `the-project`.`onerow`.`scratch_0123_staged` WHERE __onerow_place = 1) AS S
+JOIN `the-project`.`nba`.`props` AS T ON T.`game_date` IN (CAST('2026-01-17' AS DATE), CAST('2026-01-18' AS DATE)) AND TO_JSON_STRING(STRUCT(T.`game_date` AS c0, T.`player` AS c1, CAST(T.`line` AS NUMERIC) AS c2)) = S.__onerow_key AND T.`game_date` IS NOT DISTINCT FROM S.`game_date` AND T.`player` IS NOT DISTINCT FROM S.`player` AND T.`line` IS NOT DISTINCT FROM S.`line`;
+SELECT CASE
+    WHEN COUNT(*) <> 2 OR COUNTIF(rows_staged <> rows_inserted + rows_updated + rows_unchanged + rows_superseded) > 0
+        THEN ERROR('onerow:verify:the counts do not add up;')
+    WHEN (SELECT COUNT(*) FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` IN (CAST('2026-01-17' AS DATE), CAST('2026-01-18' AS DATE))) <> onerow_rows_before + SUM(rows_inserted)
+        THEN ERROR('onerow:verify:the table has other rows than were counted;')
+END
+FROM `the-project`.`onerow`.`history` AS h WHERE table_name = 'props' AND consolidation = 'run1' AND attempt = 1 AND action = 'consolidate';
+INSERT INTO `the-project`.`onerow`.`ledger` (table_name, `partition`, part_id, batch, consolidation, rows_staged)
+SELECT 'props', `e`.`partition`, e.part_id, 'b1', 'run1', e.rows_staged FROM (SELECT __onerow_part AS part_id, CAST(`game_date` AS STRING) AS `partition`, COUNT(*) AS rows_staged
+FROM `the-project`.`onerow`.`scratch_0123_staged` GROUP BY 1, 2) AS e;
+COMMIT TRANSACTION;
+SELECT COALESCE(`partition`, ''), action, rows_staged, rows_inserted, rows_updated, rows_unchanged, rows_superseded,
+    merge_s, verify_s, bytes_processed, slot_ms
+FROM `the-project`.`onerow`.`history` WHERE table_name = 'props' AND consolidation = 'run1' AND attempt = 1;
