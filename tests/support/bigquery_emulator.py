@@ -30,6 +30,7 @@ from bqemulator.catalog.models import JobMeta, TableSchema  # noqa: E402
 from bqemulator.config import Settings  # noqa: E402
 from bqemulator.storage.type_map import duckdb_type_to_bq_field  # noqa: E402
 from sqlglot.dialects.dialect import Dialect  # noqa: E402
+from sqlglot.dialects.duckdb import DuckDB  # noqa: E402
 
 UPLOADED = contextvars.ContextVar("the id that an upload's job was given", default=None)
 EXPIRING = set()
@@ -283,6 +284,21 @@ async def answer(send, status, data):
     await send({"type": "http.response.body", "body": body})
 
 
+# --- decimals ----------------------------------------------------------------------------------
+
+WRITE_TYPE = DuckDB.Generator.datatype_sql
+
+
+def write_type(self, kind):
+    """Write NUMERIC with its nine digits; the emulator's engine takes three where none are said.
+
+    https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#decimal_types
+    """
+    if kind.is_type("decimal") and not kind.expressions:
+        return "DECIMAL(38, 9)"
+    return WRITE_TYPE(self, kind)
+
+
 # --- speed ---------------------------------------------------------------------------------------
 
 PARSE = Dialect.parse
@@ -306,6 +322,7 @@ def create_app(context):
 
 def main():
     Dialect.parse = parse
+    DuckDB.Generator.datatype_sql = write_type
     tables._table_to_rest, tables._table_to_list_item, tables._rest_to_table_meta = read_table, list_table, parse_table
     upload.execute_load_job = load
     jobs.execute_load_job = load

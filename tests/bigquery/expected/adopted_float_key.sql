@@ -80,7 +80,8 @@ SELECT CASE
     WHEN (SELECT COUNT(*) FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE)) <> onerow_rows_before + SUM(rows_inserted)
         THEN ERROR('onerow:verify:the table has other rows than were counted;')
 END
-FROM `the-project`.`onerow`.`history` AS h WHERE table_name = 'props' AND consolidation = 'run1' AND attempt = 1 AND action = 'consolidate';
+FROM `the-project`.`onerow`.`history` AS h WHERE table_name = 'props' AND consolidation = 'run1' AND attempt = 1 AND action = 'consolidate'
+    AND COALESCE(h.`partition`, '') IN ('2026-01-17');
 INSERT INTO `the-project`.`onerow`.`ledger` (table_name, `partition`, part_id, batch, consolidation, rows_staged)
 SELECT 'props', `e`.`partition`, e.part_id, 'b1', 'run1', e.rows_staged FROM (SELECT __onerow_part AS part_id, CAST(`game_date` AS STRING) AS `partition`, COUNT(*) AS rows_staged
 FROM `the-project`.`onerow`.`scratch_0123_staged` GROUP BY 1, 2) AS e;

@@ -37,7 +37,7 @@ FROM (
     FROM (
         SELECT `game_date`, `player`, `line`, COUNT(*) AS n
         FROM (
-            SELECT T.`game_date` AS `game_date`, T.`player` AS `player`, T.`line` AS `line`, TO_JSON_STRING(STRUCT(T.`game_date` AS c0, T.`player` AS c1, CAST(T.`line` AS NUMERIC) AS c2)) AS __onerow_key, TO_JSON_STRING(STRUCT(T.`id` AS c0, T.`game_date` AS c1, T.`player` AS c2, CAST(T.`line` AS NUMERIC) AS c3, T.`created_at` AS c4, IF(T.`points` = 0, CAST(0 AS FLOAT64), T.`points`) AS c5, T.`seen` AS c6)) AS __onerow_content
+            SELECT T.`game_date` AS `game_date`, T.`player` AS `player`, T.`line` AS `line`, TO_JSON_STRING(STRUCT(T.`game_date` AS c0, T.`player` AS c1, T.`line` AS c2)) AS __onerow_key, TO_JSON_STRING(STRUCT(T.`id` AS c0, T.`game_date` AS c1, T.`player` AS c2, T.`line` AS c3, T.`created_at` AS c4, IF(T.`points` = 0, CAST(0 AS FLOAT64), T.`points`) AS c5, T.`seen` AS c6)) AS __onerow_content
             FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE)
         ) AS T
         WHERE __onerow_key IN (SELECT __onerow_key FROM `the-project`.`onerow`.`scratch_0123_staged`)
@@ -58,7 +58,7 @@ FROM (SELECT c.`partition` AS `partition`, ANY_VALUE(h.token) AS token, ANY_VALU
     COUNTIF(c.place > 1 OR c.there) AS rows_unchanged, 0 AS rows_superseded
 FROM (
     SELECT CAST(S.`game_date` AS STRING) AS `partition`, S.__onerow_place AS place,
-        S.__onerow_content IN (SELECT TO_JSON_STRING(STRUCT(T.`id` AS c0, T.`game_date` AS c1, T.`player` AS c2, CAST(T.`line` AS NUMERIC) AS c3, T.`created_at` AS c4, IF(T.`points` = 0, CAST(0 AS FLOAT64), T.`points`) AS c5, T.`seen` AS c6)) FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE)) AS there
+        S.__onerow_content IN (SELECT TO_JSON_STRING(STRUCT(T.`id` AS c0, T.`game_date` AS c1, T.`player` AS c2, T.`line` AS c3, T.`created_at` AS c4, IF(T.`points` = 0, CAST(0 AS FLOAT64), T.`points`) AS c5, T.`seen` AS c6)) FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE)) AS there
     FROM `the-project`.`onerow`.`scratch_0123_staged` AS S
 ) AS c
 JOIN (SELECT `partition` AS `partition`, `token` AS `token`, `parts` AS `parts` FROM UNNEST([STRUCT('2026-01-17' AS `partition`, 7 AS `token`, 2 AS `parts`)])) AS h ON h.`partition` = c.`partition`
@@ -68,11 +68,11 @@ SELECT S.`id`, S.`game_date`, S.`player`, S.`line`, S.`created_at`, S.`points`, 
     COALESCE(l.latest, 0) + ROW_NUMBER() OVER (PARTITION BY S.__onerow_key ORDER BY S.`created_at` ASC, S.`id` ASC, S.`points` ASC, S.`seen` ASC)
 FROM `the-project`.`onerow`.`scratch_0123_staged` AS S
 LEFT JOIN (
-    SELECT TO_JSON_STRING(STRUCT(T.`game_date` AS c0, T.`player` AS c1, CAST(T.`line` AS NUMERIC) AS c2)) AS __onerow_key, GREATEST(MAX(T.`version`), 0) AS latest
+    SELECT TO_JSON_STRING(STRUCT(T.`game_date` AS c0, T.`player` AS c1, T.`line` AS c2)) AS __onerow_key, GREATEST(MAX(T.`version`), 0) AS latest
     FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE) GROUP BY 1
 ) AS l ON l.__onerow_key = S.__onerow_key
 WHERE S.__onerow_place = 1
-    AND S.__onerow_content NOT IN (SELECT TO_JSON_STRING(STRUCT(T.`id` AS c0, T.`game_date` AS c1, T.`player` AS c2, CAST(T.`line` AS NUMERIC) AS c3, T.`created_at` AS c4, IF(T.`points` = 0, CAST(0 AS FLOAT64), T.`points`) AS c5, T.`seen` AS c6)) FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE));
+    AND S.__onerow_content NOT IN (SELECT TO_JSON_STRING(STRUCT(T.`id` AS c0, T.`game_date` AS c1, T.`player` AS c2, T.`line` AS c3, T.`created_at` AS c4, IF(T.`points` = 0, CAST(0 AS FLOAT64), T.`points`) AS c5, T.`seen` AS c6)) FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE));
 SELECT IF(COUNT(*) = 0, 'one row a key', ERROR(CONCAT('onerow:duplicates:', CAST(COUNT(*) AS STRING), ':',
     REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';')))
 FROM (
@@ -89,7 +89,7 @@ FROM (
     FROM (
         SELECT `game_date`, `player`, `line`, COUNT(*) AS n
         FROM (
-            SELECT T.`game_date` AS `game_date`, T.`player` AS `player`, T.`line` AS `line`, TO_JSON_STRING(STRUCT(T.`game_date` AS c0, T.`player` AS c1, CAST(T.`line` AS NUMERIC) AS c2)) AS __onerow_key, TO_JSON_STRING(STRUCT(T.`id` AS c0, T.`game_date` AS c1, T.`player` AS c2, CAST(T.`line` AS NUMERIC) AS c3, T.`created_at` AS c4, IF(T.`points` = 0, CAST(0 AS FLOAT64), T.`points`) AS c5, T.`seen` AS c6)) AS __onerow_content
+            SELECT T.`game_date` AS `game_date`, T.`player` AS `player`, T.`line` AS `line`, TO_JSON_STRING(STRUCT(T.`game_date` AS c0, T.`player` AS c1, T.`line` AS c2)) AS __onerow_key, TO_JSON_STRING(STRUCT(T.`id` AS c0, T.`game_date` AS c1, T.`player` AS c2, T.`line` AS c3, T.`created_at` AS c4, IF(T.`points` = 0, CAST(0 AS FLOAT64), T.`points`) AS c5, T.`seen` AS c6)) AS __onerow_content
             FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE)
         ) AS T
         WHERE __onerow_key IN (SELECT __onerow_key FROM `the-project`.`onerow`.`scratch_0123_staged`)
@@ -102,14 +102,15 @@ SELECT CASE
         THEN ERROR(CONCAT('onerow:verify:', CAST(COUNT(*) AS STRING), ' staged rows are in the table, not all;'))
 END
 FROM (SELECT * FROM `the-project`.`onerow`.`scratch_0123_staged` WHERE __onerow_place = 1) AS S
-JOIN `the-project`.`nba`.`props` AS T ON T.`game_date` = CAST('2026-01-17' AS DATE) AND TO_JSON_STRING(STRUCT(T.`id` AS c0, T.`game_date` AS c1, T.`player` AS c2, CAST(T.`line` AS NUMERIC) AS c3, T.`created_at` AS c4, IF(T.`points` = 0, CAST(0 AS FLOAT64), T.`points`) AS c5, T.`seen` AS c6)) = S.__onerow_content AND T.`game_date` IS NOT DISTINCT FROM S.`game_date` AND T.`player` IS NOT DISTINCT FROM S.`player` AND T.`line` IS NOT DISTINCT FROM S.`line`;
+JOIN `the-project`.`nba`.`props` AS T ON T.`game_date` = CAST('2026-01-17' AS DATE) AND TO_JSON_STRING(STRUCT(T.`id` AS c0, T.`game_date` AS c1, T.`player` AS c2, T.`line` AS c3, T.`created_at` AS c4, IF(T.`points` = 0, CAST(0 AS FLOAT64), T.`points`) AS c5, T.`seen` AS c6)) = S.__onerow_content AND T.`game_date` IS NOT DISTINCT FROM S.`game_date` AND T.`player` IS NOT DISTINCT FROM S.`player` AND T.`line` IS NOT DISTINCT FROM S.`line`;
 SELECT CASE
     WHEN COUNT(*) <> 1 OR COUNTIF(rows_staged <> rows_inserted + rows_updated + rows_unchanged + rows_superseded) > 0
         THEN ERROR('onerow:verify:the counts do not add up;')
     WHEN (SELECT COUNT(*) FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE)) <> onerow_rows_before + SUM(rows_inserted)
         THEN ERROR('onerow:verify:the table has other rows than were counted;')
 END
-FROM `the-project`.`onerow`.`history` AS h WHERE table_name = 'props' AND consolidation = 'run1' AND attempt = 1 AND action = 'consolidate';
+FROM `the-project`.`onerow`.`history` AS h WHERE table_name = 'props' AND consolidation = 'run1' AND attempt = 1 AND action = 'consolidate'
+    AND COALESCE(h.`partition`, '') IN ('2026-01-17');
 INSERT INTO `the-project`.`onerow`.`ledger` (table_name, `partition`, part_id, batch, consolidation, rows_staged)
 SELECT 'props', `e`.`partition`, e.part_id, 'b1', 'run1', e.rows_staged FROM (SELECT __onerow_part AS part_id, CAST(`game_date` AS STRING) AS `partition`, COUNT(*) AS rows_staged
 FROM `the-project`.`onerow`.`scratch_0123_staged` GROUP BY 1, 2) AS e;

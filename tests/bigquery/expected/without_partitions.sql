@@ -50,14 +50,14 @@ FROM (
         IF(T.onerow_there IS NULL, NULL, (CASE WHEN S.`created_at` IS DISTINCT FROM T.`created_at` THEN IF(T.`created_at` IS NULL OR S.`created_at` > T.`created_at`, 1, -1) WHEN S.`id` IS DISTINCT FROM T.`id` THEN IF(T.`id` IS NULL OR S.`id` > T.`id`, 1, -1) WHEN S.`game_date` IS DISTINCT FROM T.`game_date` THEN IF(T.`game_date` IS NULL OR S.`game_date` > T.`game_date`, 1, -1) WHEN S.`points` IS DISTINCT FROM T.`points` THEN IF(T.`points` IS NULL OR S.`points` > T.`points`, 1, -1) WHEN S.`seen` IS DISTINCT FROM T.`seen` THEN IF(T.`seen` IS NULL OR S.`seen` > T.`seen`, 1, -1) ELSE 0 END)) AS newer
     FROM `the-project`.`onerow`.`scratch_0123_staged` AS S
     LEFT JOIN (
-        SELECT T.`player` AS `player`, T.`line` AS `line`, T.`created_at` AS `created_at`, T.`id` AS `id`, T.`game_date` AS `game_date`, T.`points` AS `points`, T.`seen` AS `seen`, TO_JSON_STRING(STRUCT(T.`player` AS c0, CAST(T.`line` AS NUMERIC) AS c1)) AS __onerow_key, TRUE AS onerow_there FROM `the-project`.`nba`.`props` AS T WHERE TRUE
+        SELECT T.`player` AS `player`, T.`line` AS `line`, T.`created_at` AS `created_at`, T.`id` AS `id`, T.`game_date` AS `game_date`, T.`points` AS `points`, T.`seen` AS `seen`, TO_JSON_STRING(STRUCT(T.`player` AS c0, T.`line` AS c1)) AS __onerow_key, TRUE AS onerow_there FROM `the-project`.`nba`.`props` AS T WHERE TRUE
     ) AS T ON T.__onerow_key = S.__onerow_key AND T.`player` IS NOT DISTINCT FROM S.`player` AND T.`line` IS NOT DISTINCT FROM S.`line`
 ) AS c
 JOIN (SELECT `partition` AS `partition`, `token` AS `token`, `parts` AS `parts` FROM UNNEST([STRUCT('' AS `partition`, 7 AS `token`, 2 AS `parts`)])) AS h ON h.`partition` = c.`partition`
 GROUP BY c.`partition`) AS e;
 MERGE `the-project`.`nba`.`props` AS T
 USING (SELECT * FROM `the-project`.`onerow`.`scratch_0123_staged` WHERE __onerow_place = 1) AS S
-ON TRUE AND TO_JSON_STRING(STRUCT(T.`player` AS c0, CAST(T.`line` AS NUMERIC) AS c1)) = S.__onerow_key AND T.`player` IS NOT DISTINCT FROM S.`player` AND T.`line` IS NOT DISTINCT FROM S.`line`
+ON TRUE AND TO_JSON_STRING(STRUCT(T.`player` AS c0, T.`line` AS c1)) = S.__onerow_key AND T.`player` IS NOT DISTINCT FROM S.`player` AND T.`line` IS NOT DISTINCT FROM S.`line`
 WHEN MATCHED AND (CASE WHEN S.`created_at` IS DISTINCT FROM T.`created_at` THEN IF(T.`created_at` IS NULL OR S.`created_at` > T.`created_at`, 1, -1) WHEN S.`id` IS DISTINCT FROM T.`id` THEN IF(T.`id` IS NULL OR S.`id` > T.`id`, 1, -1) WHEN S.`game_date` IS DISTINCT FROM T.`game_date` THEN IF(T.`game_date` IS NULL OR S.`game_date` > T.`game_date`, 1, -1) WHEN S.`points` IS DISTINCT FROM T.`points` THEN IF(T.`points` IS NULL OR S.`points` > T.`points`, 1, -1) WHEN S.`seen` IS DISTINCT FROM T.`seen` THEN IF(T.`seen` IS NULL OR S.`seen` > T.`seen`, 1, -1) ELSE 0 END) = 1 THEN UPDATE SET `id` = S.`id`, `game_date` = S.`game_date`, `created_at` = S.`created_at`, `points` = S.`points`, `seen` = S.`seen` WHEN NOT MATCHED BY TARGET THEN INSERT (`id`, `game_date`, `player`, `line`, `created_at`, `points`, `seen`) VALUES (S.`id`, S.`game_date`, S.`player`, S.`line`, S.`created_at`, S.`points`, S.`seen`);
 SELECT IF(COUNT(*) = 0, 'one row a key', ERROR(CONCAT('onerow:duplicates:', CAST(COUNT(*) AS STRING), ':',
     REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';')))
@@ -73,14 +73,15 @@ SELECT CASE
         THEN ERROR(CONCAT('onerow:verify:', CAST(COUNTIF((CASE WHEN S.`created_at` IS DISTINCT FROM T.`created_at` THEN IF(T.`created_at` IS NULL OR S.`created_at` > T.`created_at`, 1, -1) WHEN S.`id` IS DISTINCT FROM T.`id` THEN IF(T.`id` IS NULL OR S.`id` > T.`id`, 1, -1) WHEN S.`game_date` IS DISTINCT FROM T.`game_date` THEN IF(T.`game_date` IS NULL OR S.`game_date` > T.`game_date`, 1, -1) WHEN S.`points` IS DISTINCT FROM T.`points` THEN IF(T.`points` IS NULL OR S.`points` > T.`points`, 1, -1) WHEN S.`seen` IS DISTINCT FROM T.`seen` THEN IF(T.`seen` IS NULL OR S.`seen` > T.`seen`, 1, -1) ELSE 0 END) = 1) AS STRING), ' rows are older than a staged one;'))
 END
 FROM (SELECT * FROM `the-project`.`onerow`.`scratch_0123_staged` WHERE __onerow_place = 1) AS S
-JOIN `the-project`.`nba`.`props` AS T ON TRUE AND TO_JSON_STRING(STRUCT(T.`player` AS c0, CAST(T.`line` AS NUMERIC) AS c1)) = S.__onerow_key AND T.`player` IS NOT DISTINCT FROM S.`player` AND T.`line` IS NOT DISTINCT FROM S.`line`;
+JOIN `the-project`.`nba`.`props` AS T ON TRUE AND TO_JSON_STRING(STRUCT(T.`player` AS c0, T.`line` AS c1)) = S.__onerow_key AND T.`player` IS NOT DISTINCT FROM S.`player` AND T.`line` IS NOT DISTINCT FROM S.`line`;
 SELECT CASE
     WHEN COUNT(*) <> 1 OR COUNTIF(rows_staged <> rows_inserted + rows_updated + rows_unchanged + rows_superseded) > 0
         THEN ERROR('onerow:verify:the counts do not add up;')
     WHEN (SELECT COUNT(*) FROM `the-project`.`nba`.`props` AS T WHERE TRUE) <> onerow_rows_before + SUM(rows_inserted)
         THEN ERROR('onerow:verify:the table has other rows than were counted;')
 END
-FROM `the-project`.`onerow`.`history` AS h WHERE table_name = 'props' AND consolidation = 'run1' AND attempt = 1 AND action = 'consolidate';
+FROM `the-project`.`onerow`.`history` AS h WHERE table_name = 'props' AND consolidation = 'run1' AND attempt = 1 AND action = 'consolidate'
+    AND COALESCE(h.`partition`, '') IN ('');
 INSERT INTO `the-project`.`onerow`.`ledger` (table_name, `partition`, part_id, batch, consolidation, rows_staged)
 SELECT 'props', CAST(NULL AS STRING), e.part_id, 'b1', 'run1', e.rows_staged FROM (SELECT __onerow_part AS part_id, '' AS `partition`, COUNT(*) AS rows_staged
 FROM `the-project`.`onerow`.`scratch_0123_staged` GROUP BY 1, 2) AS e;

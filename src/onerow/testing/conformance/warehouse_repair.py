@@ -361,9 +361,9 @@ def a_repair_is_fenced(harness: WarehouseHarness) -> None:
         repair(harness, intervention(harness, "dedupe", token=48))
     assert raised.error.fence == 49
     with raises(LockStoreMismatchError):
-        repair(harness, intervention(harness, "dedupe", lock_store="other"))
+        repair(harness, intervention(harness, "dedupe", attempt=2, lock_store="other"))
     assert len(harness.table_rows(harness.spec)) == 3
-    repair(harness, intervention(harness, "dedupe", token=50))
+    repair(harness, intervention(harness, "dedupe", attempt=3, token=50))
     harness.stage("b2", "w1", [a_row(player="curry")])
     assert refused(harness.merge("b2", run="run2", token=49), "stale").fence == 50
     assert isinstance(harness.merge("b2", run="run2", attempt=2, token=50), Committed)

@@ -78,7 +78,8 @@ SELECT CASE
     WHEN (SELECT COUNT(*) FROM {target} AS T WHERE {touched}) <> onerow_rows_before + SUM(rows_inserted)
         THEN ERROR('onerow:verify:the table has other rows than were counted;')
 END
-FROM {history} AS h WHERE table_name = {name} AND consolidation = {run} AND attempt = {attempt} AND action = 'consolidate';
+FROM {history} AS h WHERE table_name = {name} AND consolidation = {run} AND attempt = {attempt} AND action = 'consolidate'
+    AND COALESCE(h.`partition`, '') IN ({partition_names});
 
 -- name: read_touched
 -- For a dry run: what the statements above may read of the target, each at most once.

@@ -214,11 +214,19 @@ def _check_counts(plan: MergePlan, counted: Sequence[tuple[str, str, int]]) -> N
     """Compare the rows of every part and partition with what the manifests promise.
 
     Raises:
+        PartGoneError: naming a part without rows.
         PartCorruptError: naming a part that is not what its manifest promises.
     """
     found: dict[tuple[str, str], int] = defaultdict(int)
     for part_id, name, rows in counted:
         found[part_id, name] = rows
+    present = {part_id for part_id, _ in found}
+    for part in plan.parts:
+        if part.part_id not in present:
+            raise PartGoneError(
+                f"The rows of part {part.part_id} of batch {plan.batch!r} are gone from its table.",
+                hint="If the ledger does not name the part, have the worker stage its rows again.",
+            )
     for task in plan.tasks:
         for part in (part for part in plan.parts if part.part_id in task.part_ids):
             rows = found.pop((part.part_id, task.partition or ""), 0)

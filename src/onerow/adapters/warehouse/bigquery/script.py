@@ -165,11 +165,10 @@ class MergeSteps(Steps):
 
     def verify(self) -> list[str]:
         """Read the touched partitions back: one row a key, every staged key there, nothing older, counts add up."""
-        partitions = sql.integer(len(self.plan.tasks))
         return [
             self.statements(self.file, "check_keys"),
             self.statements(self.file, "check_staged"),
-            self.statements(self.file, "check_counts", **self.run, partitions=partitions),
+            self.statements(self.file, "check_counts", **self.run, **self._all_partitions()),
         ]
 
     def record(self) -> list[str]:
@@ -179,6 +178,11 @@ class MergeSteps(Steps):
                 CONTROL, "insert_ledger", **self.run, **self.partition_or_null, entries=self._query("entries")
             )
         ]
+
+    def _all_partitions(self) -> dict[str, sql.Piece]:
+        """Return how many partitions the plan has, and their names: another group may have the number of its own."""
+        names: list[sql.Node] = [sql.string(name or "") for name in self.plan.partitions]
+        return {"partitions": sql.integer(len(names)), "partition_names": names}
 
     def _query(self, name: str, **more: sql.Piece) -> sql.Rendered:
         file = self.file if name in sql.templates(self.file) else "merge.sql"

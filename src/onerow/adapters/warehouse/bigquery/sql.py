@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -19,7 +20,6 @@ from onerow.adapters.bigquery.names import DIALECT, bigquery_type, column
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from decimal import Decimal
 
     from onerow.core.partitions import PartitionValue
     from onerow.core.spec import Column, TableSpec
@@ -110,7 +110,9 @@ def literal(value: Value, column_type: ColumnType) -> Node:
         return string(value)
     if isinstance(value, dt.datetime):
         return cast(string(value.astimezone(dt.UTC).isoformat(sep=" ")), "TIMESTAMP")
-    return cast(string(str(value)), bigquery_type(column_type))
+    if isinstance(value, Decimal):
+        return exp.Anonymous(this=f"PARSE_{base_type(column_type)}", expressions=[string(format(value, "f"))])
+    return cast(string(str(value)), base_type(column_type))
 
 
 def in_partitions(spec: TableSpec, values: Sequence[PartitionValue], table: str | None = None) -> Node:
@@ -190,8 +192,8 @@ class Columns:
             if kind.kind == "float64":  # the sign of zero makes no difference
                 zero = exp.EQ(this=node.copy(), expression=exp.Literal.number("0"))
                 node = exp.If(this=zero, true=cast(exp.Literal.number("0"), "FLOAT64"), false=node)
-            elif kind.kind == "decimal":
-                node = cast(node, bigquery_type(kind) if self._is_as_declared(name) else base_type(kind))
+            elif kind.kind == "decimal" and not self._is_as_declared(name):
+                node = cast(node, base_type(kind))
             fields.append(exp.alias_(node, f"c{place}"))
         return exp.func("TO_JSON_STRING", exp.Struct(expressions=fields), dialect=DIALECT)
 

@@ -35,11 +35,10 @@ class VersionsSteps(MergeSteps):
         No key has a version twice; every row has one; none of the staged keys a content twice, or a hole before its
         new versions; every staged content is there; counts add up.
         """
-        partitions = sql.integer(len(self.plan.tasks))
         return [
             self.statements("repair.sql", "check_rows"),
             self.statements(self.file, "check_versions"),
             self.statements(self.file, "check_held"),
             self.statements(self.file, "check_staged"),
-            self.statements("merge.sql", "check_counts", **self.run, partitions=partitions),
+            self.statements("merge.sql", "check_counts", **self.run, **self._all_partitions()),
         ]
