@@ -6,10 +6,13 @@ STAMP  := $(VENV)/.installed
 JOBS   ?= auto
 SEEDS  ?= 20000
 MINUTES ?= 2
+PROJECT ?=
+DATASET ?=
+DATABASE ?= (default)
 OLDEST_POSTGRES ?= $(firstword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-postgresql-oldest check format bench simulate chaos coverage clean
+.PHONY: help install demo test test-postgresql-oldest test-gcp check format bench simulate chaos coverage clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 34
@@ -32,6 +35,11 @@ test-postgresql-oldest: $(STAMP)  ## the PostgreSQL suites against the oldest se
 	@test -x "$(OLDEST_POSTGRES)/postgres" || { echo "There is no PostgreSQL server in /usr/lib/postgresql; set OLDEST_POSTGRES to the folder of its programs." >&2; exit 1; }
 	@echo "PostgreSQL suites against $$($(OLDEST_POSTGRES)/postgres --version)"
 	@ONEROW_TEST_POSTGRES_BIN=$(OLDEST_POSTGRES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q tests/postgresql tests/conformance -k "postgresql"
+
+test-gcp: $(STAMP)  ## the suites against the real services: make test-gcp PROJECT=p [DATASET=d for BigQuery] [DATABASE=... for Firestore]
+	@test -n "$(PROJECT)" || { echo "Name your project: make test-gcp PROJECT=p DATASET=d. It costs some cents; see docs/how-to/firestore.md." >&2; exit 1; }
+	@ONEROW_TEST_FIRESTORE="$(PROJECT)/$(DATABASE)" $(BIN)/python -m pytest -n 4 -q tests/conformance/test_lockstore.py tests/firestore/test_firestore_either.py -k "firestore"
+	@test -z "$(DATASET)" || ONEROW_TEST_BIGQUERY="$(PROJECT)/$(DATASET)" $(BIN)/python -m pytest -n 4 -q tests/conformance -k "bigquery"
 
 check: $(STAMP)  ## formatter, linter, types, import contracts, dependencies
 	@$(BIN)/ruff check .

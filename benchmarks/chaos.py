@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from onerow.config import Settings, companion_locks, parse_url
 from onerow.errors import EXIT_DONE, gravest
 from onerow.testing import chaos
+from onerow.testing.firestore.process import Double
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,12 @@ ENGINES: Final[dict[str, str]] = {
     "DuckLake, SQLite catalog": "ducklake:sqlite:///catalog.sqlite?data_path=lake",
     "DuckLake, PostgreSQL catalog": "ducklake:{postgresql}data_path=lake",
     "PostgreSQL": "{postgresql}",
+    "DuckLake, SQLite catalog, Firestore locks": "ducklake:sqlite:///catalog.sqlite?data_path=lake",
+    "DuckLake, PostgreSQL catalog, Firestore locks": "ducklake:{postgresql}data_path=lake",
+    "PostgreSQL, Firestore locks": "{postgresql}",
 }
+FIRESTORE: Final = "Firestore locks"
+"""Where it stands in a name, locks are in the test kit's double of Firestore, a process of its own."""
 
 OVERLAPPING: Final[Mapping[str, Any]] = {"unlocked": 1.0, "linger_s": 0.05}
 STALE: Final[Mapping[str, Any]] = {"stumbles": "leased", "unlocked": 0.0, "fault_every_s": 1e9, "skewed": False}
@@ -57,8 +63,10 @@ def backends(names: Sequence[str]) -> Iterator[dict[str, Settings]]:
     """Give the settings of each engine, in folders and databases that are gone afterwards."""
     servers: Any = import_module("support.postgres")
     try:
-        with tempfile.TemporaryDirectory(prefix="onerow-chaos-backends-") as folder:
-            made = {}
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onerow-chaos-backends-"))
+            made: dict[str, Settings] = {}
+            emulator = ""
             for number, name in enumerate(names):
                 home = Path(folder) / str(number)
                 home.mkdir()
@@ -68,9 +76,11 @@ def backends(names: Sequence[str]) -> Iterator[dict[str, Settings]]:
                     server = databases.url(databases.create())
                     url = url.format(postgresql=server + ("&" if "?" in server else "?")).rstrip("?&")
                 warehouse = parse_url(url, home)
-                made[name] = Settings(
-                    warehouse=warehouse, locks=companion_locks(warehouse), staging=home / "staging", tables={}
-                )
+                locks = companion_locks(warehouse)
+                if FIRESTORE in name:
+                    emulator = emulator or stack.enter_context(Double()).address
+                    locks = parse_url(f"firestore://chaos-{number}?emulator={emulator}", home)
+                made[name] = Settings(warehouse=warehouse, locks=locks, staging=home / "staging", tables={})
             yield made
     finally:
         servers.close_all()

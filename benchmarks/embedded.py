@@ -1,4 +1,7 @@
-"""The parts alone: a lease on SQLite and on PostgreSQL, its hand-over among many waiters, and staging in rows a second.
+"""The parts alone: a lease on each lock store, its hand-over among many waiters, and staging in rows a second.
+
+Firestore's times are those of the test kit's server in Python on this machine: they tell how waiters are woken, not
+how fast the service is.
 
 ``python -m benchmarks.embedded [--quick]``. Prints, writes a file to ``results/``, and judges nothing.
 """
@@ -27,17 +30,22 @@ from rich.table import Table
 import onerow
 from benchmarks import data, timing
 from onerow.adapters.clock import SystemClock, SystemIds, Threads
+from onerow.adapters.locks import firestore_client
+from onerow.adapters.locks.firestore import FirestoreLocks
 from onerow.adapters.locks.postgresql import PostgresLocks
 from onerow.adapters.locks.sqlite import SqliteLocks
 from onerow.core.partitions import Scope
 from onerow.services.leases import Leases, LeaseSettings
+from onerow.testing.firestore.process import Double
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from multiprocessing.context import ForkContext, SpawnContext
     from multiprocessing.synchronize import Barrier
 
     from onerow.ports.lockstore import Entry, LockStore
 
+FIRESTORE: Final = "Firestore, the test kit's"
 WAITERS: Final = 20
 HOLD_S: Final = 0.02
 SCOPE: Final = Scope("predictions", "2026-01-11")
@@ -52,6 +60,8 @@ class Place:
 
     def open(self) -> LockStore:
         """Return the store."""
+        if self.kind == FIRESTORE:
+            return FirestoreLocks(firestore_client.Place("benchmark", emulator=self.where))
         return SqliteLocks(Path(self.where)) if self.kind == "SQLite" else PostgresLocks(self.where)
 
 
@@ -109,7 +119,9 @@ def _wait_and_hold(place: Place, ready: Barrier, told: Any) -> None:
 
 def hand_over(place: Place, waiters: int) -> dict[str, Any]:
     """Return how long a lease is free between two of many processes that all want it."""
-    context = multiprocessing.get_context("fork")
+    context: ForkContext | SpawnContext = multiprocessing.get_context("fork")
+    if place.kind == FIRESTORE:  # gRPC does not outlive a fork
+        context = multiprocessing.get_context("spawn")
     ready, told = context.Barrier(waiters), context.Queue()
     store = place.open()
     store.identity()
@@ -177,8 +189,9 @@ def main() -> None:
     quick = parser.parse_args().quick
     console = Console()
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(dir=data.RESULTS) as name, running_server() as url:
-        for place in (Place("SQLite", f"{name}/locks.sqlite"), Place("PostgreSQL", url)):
+    with tempfile.TemporaryDirectory(dir=data.RESULTS) as name, running_server() as url, Double() as double:
+        places = (Place("SQLite", f"{name}/locks.sqlite"), Place("PostgreSQL", url), Place(FIRESTORE, double.address))
+        for place in places:
             found[place.kind] = {
                 "lease": acquire_and_release(place, 50 if quick else 300),
                 "hand_over": hand_over(place, WAITERS),

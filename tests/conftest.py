@@ -8,6 +8,7 @@ import uuid
 import pytest
 
 from support import bigquery as projects
+from support import firestore
 from support import postgres as servers
 from support.bench import Bench
 from support.processes import Processes, Zygote
@@ -62,6 +63,7 @@ def bigquery_url(monkeypatch):
 def pytest_unconfigure():
     """Stop the servers of this process."""
     servers.close_all()
+    firestore.close_all()
     projects.close_all()
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from onerow.adapters.clock import SystemClock, SystemIds, Threads
-from onerow.config import Settings, Url, find_config, load_settings, parse_url, split_target
+from onerow.config import Settings, Url, find_config, firestore_place, load_settings, parse_url, split_target
 from onerow.errors import ConfigurationError
 from onerow.services.checker import Inspecting
-from onerow.services.leases import Leases, LeaseSettings
+from onerow.services.leases import LEASE_PREFIX, Leases, LeaseSettings
 from onerow.services.stager import Stager
 from onerow.services.store import Ports, Store
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from onerow.ports.warehouse import Warehouse
 
 WAREHOUSES: Final = ("duckdb", "ducklake", "postgresql", "bigquery")
-LOCK_STORES: Final = ("sqlite", "postgresql")
+LOCK_STORES: Final = ("sqlite", "postgresql", "firestore")
 
 
 def open_store(
@@ -55,7 +55,13 @@ def open_store(
     from onerow.adapters.staging.readers import open_source
 
     clock, ids = clock or SystemClock(), SystemIds()
-    locks = open_locks(settings.locks, control_schema=settings.control_schema)
+    locks = open_locks(
+        settings.locks,
+        control_schema=settings.control_schema,
+        documents={
+            name: text for name, text in settings.lock_documents.items() if name in settings.tables
+        },
+    )
     warehouse, parts = open_warehouse(settings, clock=clock, ids=ids)
     check_offered(settings.tables, warehouse)
     leases = Leases(
@@ -76,8 +82,10 @@ def open_store(
     )
 
 
-def open_locks(url: Url, *, control_schema: str = "onerow") -> LockStore:
-    """Return the lock store that ``url`` names."""
+def open_locks(
+    url: Url, *, control_schema: str = "onerow", documents: Mapping[str, str] | None = None
+) -> LockStore:
+    """Return the lock store that ``url`` names; ``documents`` are those that tables name for their leases."""
     if url.scheme == "sqlite" and url.path is not None:
         from onerow.adapters.locks.sqlite import SqliteLocks
 
@@ -86,6 +94,17 @@ def open_locks(url: Url, *, control_schema: str = "onerow") -> LockStore:
         with _extra("postgresql"):
             from onerow.adapters.locks.postgresql import PostgresLocks
         return PostgresLocks(url.secret, control_schema=control_schema)
+    if url.scheme == "firestore":
+        with _extra("firestore"):
+            from onerow.adapters.locks.firestore import FirestoreLocks
+            from onerow.adapters.locks.firestore_client import Place
+
+        place = firestore_place(url)
+        return FirestoreLocks(
+            Place(place.project, place.database, place.emulator),
+            collection=place.collection,
+            shared={f"{LEASE_PREFIX}{name}": text for name, text in (documents or {}).items()},
+        )
     raise ConfigurationError(
         f"{url} is no lock store of this version.", hint=f"It offers: {', '.join(LOCK_STORES)}."
     )

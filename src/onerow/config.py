@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "onerow.toml"
 MIN_LEASE_S = 0.5
+FIRESTORE_DATABASE = "(default)"
+FIRESTORE_COLLECTION = "onerow_locks"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_FIRESTORE = re.compile(
+    r"firestore://(?P<project>[a-z0-9][a-z0-9.:-]*)(?:/(?P<database>\(default\)|[a-z0-9][a-z0-9-]*))?/?"
+    r"(?:\?(?P<query>[^#]*))?",
+    re.ASCII,
+)
 _BIGQUERY = re.compile(r"bigquery://([a-z0-9.:-]+)/([A-Za-z0-9_]+)(?:\?max_bytes_billed=\d+)?", re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", re.ASCII)
 
@@ -72,6 +79,7 @@ class _Table(_Section):
     on_bad_row: Literal["refuse", "quarantine"] = "refuse"
     on_existing_duplicates: Literal["fail", "repair"] = "fail"
     enforce: bool | None = None
+    lock_document: str | None = None
 
 
 class _File(_Section):
@@ -109,10 +117,27 @@ class Url:
 
 
 @dataclass(frozen=True, slots=True)
+class FirestorePlace:
+    """What a Firestore URL names.
+
+    Attributes:
+        collection: where onerow's documents are.
+        emulator: host and port; "": the real service, or what FIRESTORE_EMULATOR_HOST names.
+    """
+
+    project: str
+    database: str = FIRESTORE_DATABASE
+    collection: str = FIRESTORE_COLLECTION
+    emulator: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """A whole configuration.
 
     Attributes:
+        lock_documents: by table, the documents that hold its leases where other programs know them too (Firestore):
+            COLLECTION/ID with ``{partition}`` in the id.
         file: the file it was read from; None if it was made in a program.
         keep_merged_s: how long the data of merged parts stays in staging.
         busy_timeout_s: how long to wait for a warehouse file that another process has open.
@@ -129,6 +154,7 @@ class Settings:
     max_wait_s: float = 300.0
     keep_merged_s: float = 86_400.0
     busy_timeout_s: float = 30.0
+    lock_documents: Mapping[str, str] = field(default_factory=dict)
 
     def table(self, name: str) -> TableSpec:
         """Return the spec of the table ``name``.
@@ -227,6 +253,7 @@ def parse_settings(data: Mapping[str, Any], *, file: Path, environ: Mapping[str,
         max_wait_s=lease.max_wait,
         keep_merged_s=model.keep_merged,
         busy_timeout_s=model.busy_timeout,
+        lock_documents=_lock_documents(model, locks, file),
     )
 
 
@@ -251,9 +278,60 @@ def parse_url(text: str, base: Path) -> Url:
         if not _is_readable(text):
             raise ConfigurationError(f"{_redact(text)!r} is no URL.", hint="Write postgresql://USER@HOST:5432/DATABASE.")
         return Url("postgresql", _redact(text), secret=text)
+    found = Url(scheme, _redact(text), secret=text)
     if scheme == "bigquery" and not _BIGQUERY.fullmatch(text):
         raise ConfigurationError(f"{_redact(text)!r} names no dataset.", hint="Write bigquery://PROJECT/DATASET.")
-    return Url(scheme, _redact(text), secret=text)
+    if scheme == "firestore":
+        firestore_place(found)
+    return found
+
+
+def firestore_place(url: Url) -> FirestorePlace:
+    """Return what ``firestore://PROJECT[/DATABASE][?collection=NAME][&emulator=HOST:PORT]`` names.
+
+    Raises:
+        ConfigurationError: it names no database.
+    """
+    match = _FIRESTORE.fullmatch(url.secret)
+    options = parse_qs(match["query"] or "", keep_blank_values=True) if match else {}
+    known = {name: values[-1] for name, values in options.items() if name in {"collection", "emulator"}}
+    collection = known.get("collection", FIRESTORE_COLLECTION)
+    if match is None or len(known) < len(options) or not _is_firestore_id(collection):
+        raise ConfigurationError(
+            f"{url} names no Firestore database.",
+            hint="Write firestore://PROJECT or firestore://PROJECT/DATABASE; behind it there may be ?collection=NAME "
+            f"({FIRESTORE_COLLECTION} if left out) and &emulator=HOST:PORT.",
+        )
+    return FirestorePlace(
+        match["project"], match["database"] or FIRESTORE_DATABASE, collection, known.get("emulator", "")
+    )
+
+
+def _is_firestore_id(text: str) -> bool:
+    """Say whether a collection or a document can be called so."""
+    return bool(text) and "/" not in text and text not in {".", ".."} and not re.fullmatch("__.*__", text, re.DOTALL)
+
+
+def _lock_documents(model: _File, locks: Url, file: Path) -> dict[str, str]:
+    """Return the documents that tables name for their leases, by table."""
+    named = {name: table.lock_document for name, table in model.tables.items() if table.lock_document is not None}
+    for name, text in named.items():
+        place = f"{file}: tables.{name}.lock_document"
+        collection, _, document = text.partition("/")
+        partitions = text.count("{partition}")
+        if locks.scheme != "firestore":
+            raise ConfigurationError(f"{place}: only locks in Firestore are in documents; these are in {locks}.")
+        if not _is_firestore_id(collection) or not _is_firestore_id(document) or "{partition}" in collection:
+            raise ConfigurationError(
+                f"{place}: {text!r} names no document.",
+                hint='Write COLLECTION/ID, for example "consolidation_locks/consolidation_{partition}".',
+            )
+        if partitions != (0 if model.tables[name].partition is None else 1):
+            raise ConfigurationError(
+                f"{place}: the id of {text!r} holds {{partition}} once if the table has a partition column, and never "
+                "if it has none."
+            )
+    return named
 
 
 def _parse_ducklake(text: str, rest: str, base: Path) -> Url:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from onerow.config import Settings, companion_locks, parse_url
+from onerow.config import Settings, companion_locks, firestore_place, parse_url
 from onerow.errors import UsageError
 from onerow.testing.chaos import Options, journal
 from onerow.testing.chaos.bare import key_of, order_of
@@ -132,6 +132,25 @@ def test_servers_have_lines_of_their_own(tmp_path):
         assert lines.not_applicable == {}
         assert len(lines.kinds) == 4
         assert len({url.secret, lines.settings.warehouse.secret, lines.settings.locks.secret}) == 3
+
+
+def test_firestore_has_a_line_where_it_is_an_emulator(tmp_path, monkeypatch):
+    monkeypatch.delenv("FIRESTORE_EMULATOR_HOST", raising=False)
+    warehouse = parse_url("duckdb:///w.duckdb", tmp_path)
+
+    def lines(url):
+        return Lines(Settings(warehouse=warehouse, locks=parse_url(url, tmp_path), staging=tmp_path, tables={}))
+
+    with lines("firestore://p/d?collection=c") as found:
+        assert "real service" in found.not_applicable["locks"]
+    with lines("firestore://p/d?collection=c&emulator=127.0.0.1:1") as found:
+        assert found.kinds == ["cut_locks", "hang_locks"]
+        place = firestore_place(found.settings.locks)
+        assert (place.project, place.database, place.collection) == ("p", "d", "c")
+        assert place.emulator not in {"", "127.0.0.1:1"}
+    monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "localhost:1")
+    with lines("firestore://p") as found:
+        assert firestore_place(found.settings.locks).emulator.startswith("127.0.0.1:")
 
 
 def write_and_wait(path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -11,11 +12,13 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
+from onerow.adapters.locks.firestore import FirestoreLocks
 from onerow.config import Settings, companion_locks, parse_url
 from onerow.errors import ConfigurationError
 from onerow.faces.cli.main import cli
 from onerow.testing import chaos
 from onerow.testing.chaos.plan import PREFIX
+from support import firestore
 
 SHORT = {"seconds": 4, "processes": 4, "lease_s": 0.6, "renew_every_s": 0.15, "fault_every_s": 0.5}
 STALE = {**SHORT, "processes": 3, "stumbles": "leased", "unlocked": 0.0, "fault_every_s": 1e9, "skewed": False}
@@ -28,8 +31,8 @@ def settings_of(url, folder):
 
 
 @pytest.fixture(autouse=True)
-def journals(tmp_path, monkeypatch):
-    """Journals of a run that is kept stay with the test."""
+def journals(tmp_path, monkeypatch, postgres):
+    """Journals of a run that is kept stay with the test; the server that all tests share stays where it is."""
     folder = tmp_path / "journals"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -110,6 +113,19 @@ def test_a_ducklake_on_a_postgresql_catalog_stays_clean_though_its_lines_are_cut
     report = chaos.run(ducklake_postgresql, chaos.Options(seed=4, **SHORT))
     assert_clean(report)
     assert {"cut_warehouse", "cut_locks", "hang_warehouse", "hang_locks"} <= set(report.faults)
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "ducklake_postgresql"])
+def test_locks_in_firestore_stay_clean_though_their_line_is_cut(engine, request, tmp_path):
+    place = firestore.new_place()
+    locks = parse_url(f"firestore://{place.project}?emulator={place.emulator}", tmp_path)
+    report = chaos.run(replace(request.getfixturevalue(engine), locks=locks), chaos.Options(seed=4, **SHORT))
+    assert_clean(report)
+    assert report.not_applicable == {}
+    assert {"cut_locks", "hang_locks"} <= set(report.faults)
+    store = FirestoreLocks(place)
+    assert store.entries("") == [], "nothing is left behind"
+    store.close()
 
 
 def test_without_the_lock_nothing_breaks(postgresql):

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from conformance.bigquery import BigQueryHarness, BigQueryPartsHarness
 from conformance.postgresql import PostgresHarness, PostgresPartsHarness, UnenforcedPostgresHarness
 from onerow.adapters.clock import SystemClock, SystemIds
+from onerow.adapters.locks.firestore import FirestoreLocks
 from onerow.adapters.locks.postgresql import PostgresLocks
 from onerow.adapters.locks.sqlite import SqliteLocks
 from onerow.adapters.staging.files import FileParts
@@ -41,6 +42,7 @@ from onerow.testing.memory_locks import MemoryLocks
 from onerow.testing.memory_parts import MemoryParts
 from onerow.testing.memory_tables import MemoryDatabase, Transaction, comparable
 from onerow.testing.memory_warehouse import MemoryWarehouse
+from support import firestore
 from support import postgres as servers
 
 if TYPE_CHECKING:
@@ -109,7 +111,30 @@ class PostgresLocksHarness(LockStoreHarness):
         self._databases.drop(self._name)
 
 
-LOCK_STORES = {"memory": MemoryLocksHarness, "sqlite": SqliteLocksHarness, "postgresql": PostgresLocksHarness}
+class FirestoreLocksHarness(LockStoreHarness):
+    def __init__(self, folder: Path) -> None:
+        self._scratch = firestore.Scratch()
+        self._opened = []
+
+    def store(self):
+        self._opened.append(self.opener()())
+        return self._opened[-1]
+
+    def opener(self):
+        return partial(FirestoreLocks, self._scratch.place, collection=self._scratch.collection)
+
+    def close(self):
+        for store in self._opened:
+            store.close()
+        self._scratch.clear()
+
+
+LOCK_STORES = {
+    "memory": MemoryLocksHarness,
+    "sqlite": SqliteLocksHarness,
+    "postgresql": PostgresLocksHarness,
+    "firestore": FirestoreLocksHarness,
+}
 
 
 # --- part stores ---------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,8 +12,10 @@ import pytest
 import onerow
 from onerow.bootstrap import check_offered
 from onerow.config import (
+    FirestorePlace,
     companion_locks,
     find_config,
+    firestore_place,
     load_settings,
     parse_duration,
     parse_settings,
@@ -302,6 +305,79 @@ def test_an_unknown_table_is_told_with_near_names():
     with pytest.raises(ConfigurationError, match="Configured are: t"):
         found.table("predictions")
     assert found.table("t").name == "t"
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("firestore://proj", FirestorePlace("proj")),
+        ("firestore://proj/", FirestorePlace("proj")),
+        ("firestore://example.com:proj-1/nba-locks", FirestorePlace("example.com:proj-1", "nba-locks")),
+        ("firestore://proj/(default)?collection=locks", FirestorePlace("proj", collection="locks")),
+        (
+            "firestore://p/d?emulator=localhost:8080&collection=ünd",
+            FirestorePlace("p", "d", "ünd", "localhost:8080"),
+        ),
+    ],
+)
+def test_a_firestore_url_names_project_and_database(url, place):
+    found = settings(locks=url).locks
+    assert (found.scheme, str(found)) == ("firestore", url)
+    assert firestore_place(found) == place
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "firestore://",
+        "firestore:///database",
+        "firestore://p/d/c",
+        "firestore://P",
+        "firestore://p/my database",
+        "firestore://p?colection=x",
+        "firestore://p?collection=",
+        "firestore://p?collection=a/b",
+        "firestore://p?collection=__x__",
+        "firestore://p#x",
+    ],
+)
+def test_what_is_no_firestore_database(url):
+    with pytest.raises(ConfigurationError, match="no Firestore database") as caught:
+        settings(locks=url)
+    assert "firestore://PROJECT" in caught.value.hint
+
+
+def test_a_table_may_name_the_document_of_its_locks():
+    found = settings({"lock_document": "consolidation_locks/consolidation_{partition}"}, locks="firestore://p")
+    assert found.lock_documents == {"t": "consolidation_locks/consolidation_{partition}"}
+    assert settings(locks="firestore://p").lock_documents == {}
+    whole = {"lock_document": "locks/whole", "partition": None}
+    assert settings(whole, locks="firestore://p").lock_documents == {"t": "locks/whole"}
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"lock_document": "consolidation_{partition}"}, "names no document"),
+        ({"lock_document": "a/b/{partition}"}, "names no document"),
+        ({"lock_document": "/{partition}"}, "names no document"),
+        ({"lock_document": "a{partition}/b"}, "names no document"),
+        ({"lock_document": "__a__/{partition}"}, "names no document"),
+        ({"lock_document": ""}, "names no document"),
+        ({"lock_document": "locks/all"}, "holds {partition} once"),
+        ({"lock_document": "locks/{partition}_{partition}"}, "holds {partition} once"),
+        ({"lock_document": "locks/{partition}", "partition": None}, "holds {partition} once"),
+    ],
+)
+def test_what_is_no_document_for_locks(table, said):
+    with pytest.raises(ConfigurationError, match=re.escape(said)) as caught:
+        settings(table, locks="firestore://p")
+    assert "tables.t.lock_document" in str(caught.value)
+
+
+def test_only_locks_in_firestore_are_in_documents():
+    with pytest.raises(ConfigurationError, match=r"tables\.t\.lock_document: only locks in Firestore"):
+        settings({"lock_document": "locks/{partition}"})
 
 
 def test_a_bigquery_warehouse_has_its_locks_in_firestore():

@@ -91,6 +91,15 @@ def test_a_regrant_is_above_the_fence():
     assert core.regranted(record, 2_000, above=10**9).owner == record.owner
 
 
+def test_two_who_meet_one_fence_ahead_of_the_clock_have_two_tokens():
+    """The record of the first was deleted: nothing tells the second of its token but the clock."""
+    now_us, fence = 1_768_093_594_538_000, 2_000_000_000_000_000
+    tokens = [core.regranted(core.grant(None, CLAIM, at), at, above=fence).token for at in range(now_us, now_us + 3)]
+    assert tokens == sorted({token for token in tokens if token > fence})
+    assert len(tokens) == 3
+    assert max(tokens) < fence + now_us // 50, "and the numbers last"
+
+
 @given(
     st.lists(
         st.tuples(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RECORD_FORMAT = 1
 MICROSECONDS = 1_000_000
+TOKEN_EPOCH_US = 1_767_225_600 * MICROSECONDS  # the first of January 2026
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,14 @@ def renewed(record: LeaseRecord, now_us: int) -> LeaseRecord:
 
 
 def regranted(record: LeaseRecord, now_us: int, *, above: int) -> LeaseRecord:
-    """Return the record of the same holder with a new token above ``above``, a fence it met."""
+    """Return the record of the same holder with a new token above ``above``, a fence it met.
+
+    Where the fence is ahead of the store's clock, the clock alone tells nothing of the last token, and the record may
+    have been deleted: so the time that has passed goes into the token too. Of two who meet one fence, one after the
+    other, the later has the higher token.
+    """
+    if above >= now_us:
+        above += max(now_us - TOKEN_EPOCH_US, 0)
     return replace(renewed(record, now_us), token=next_token(record, now_us, above))
 
 

@@ -181,7 +181,7 @@ class Unlocked:
     def on_cancel(self, interrupt: Callable[[], None] | None) -> None:
         """Nothing is held, nothing can be lost."""
 
-    def regrant(self, scope: Scope, *, above: int) -> bool:  # noqa: ARG002
+    def regrant(self, scope: Scope, *, above: int) -> bool:  # noqa: ARG002 -- who holds nothing gets nothing anew
         """There is no token to grant anew."""
         return False
 

@@ -87,12 +87,14 @@ class LockDesk:
         """Return the lock of one scope.
 
         Raises:
-            UsageError: no such table or partition, or the lock was never taken.
+            UsageError: no such table or partition, or there is no record of the lock.
         """
         scope = self.scope(scope_text)
         entry = self._store.read(f"{LEASE_PREFIX}{scope}")
         if entry.value is None:
-            raise UsageError(f"The lock of {scope} was never taken.", hint="See `onerow locks list --all`.")
+            raise UsageError(
+                f"Nobody holds the lock of {scope}; there is no record of it.", hint="See `onerow locks list --all`."
+            )
         return _state(entry)
 
     def scope(self, text: str) -> Scope:
@@ -123,7 +125,7 @@ class LockDesk:
         for _ in range(FORCE_TRIES):
             entry = self._store.read(key)
             if entry.value is None:
-                raise UsageError(f"Nobody holds the lock of {scope}; it was never taken.")
+                raise UsageError(f"Nobody holds the lock of {scope}; there is no record of it.")
             before, record = _state(entry), core.record_from_json(entry.value)
             if not record.held and record.forced is not None and record.forced.token == record.token:
                 # Nobody has taken it since the last forced release, whose second step may have failed: do it again.

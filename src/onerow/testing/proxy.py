@@ -191,7 +191,7 @@ class _Line:
         """Forward until one side ends; ``look`` says whether to forward what came."""
         try:
             while chunk := source.recv(_CHUNK):
-                if not self._proxy._pass() or not look(chunk):  # noqa: SLF001
+                if not self._proxy._pass() or not look(chunk):  # noqa: SLF001 -- one module
                     break
                 sink.sendall(chunk)
         except OSError:
@@ -201,7 +201,7 @@ class _Line:
 
     def _ask(self, chunk: bytes) -> bool:
         self._asked = (self._asked + chunk)[-_REMEMBERED:]
-        trap = self._proxy._caught(self._asked)  # noqa: SLF001
+        trap = self._proxy._caught(self._asked)  # noqa: SLF001 -- one module
         if trap is None:
             return True
         if trap.when == "before":

@@ -110,6 +110,8 @@ class DuckLake(Bare):
         catalog = catalog_of(url.catalog.path or url.catalog.secret, busy_timeout_s=BUSY_S)
         connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
         extensions.load(connection, catalog.extensions)
+        for statement in catalog.settings:
+            connection.execute(statement)
         connection.execute("set TimeZone = 'UTC'")
         connection.execute("set ducklake_max_retry_count = 30")
         source = _literal(f"ducklake:{catalog.source}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
+from onerow.config import firestore_place
 from onerow.testing.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from onerow.testing.chaos.plan import Kind
 
 PORT = 5432
+EMULATOR_VARIABLE = "FIRESTORE_EMULATOR_HOST"
 
 
 class Lines:
@@ -77,6 +80,8 @@ class Lines:
         if url.path is not None:
             self.not_applicable[name] = "it is a file; there is no line to cut"
             return url
+        if url.scheme == "firestore":
+            return self._through_emulator(name, url)
         server = server_of(url.secret)
         if server is None:
             self.not_applicable[name] = "its URL names no server, or several"
@@ -84,6 +89,18 @@ class Lines:
         proxy = Proxy(server)
         self._proxies[name] = proxy
         return replace(url, secret=rewritten(url.secret, proxy.port))
+
+    def _through_emulator(self, name: str, url: Url) -> Url:
+        """Return the URL of a Firestore database through a proxy, where an emulator has it."""
+        place = firestore_place(url)
+        emulator = place.emulator or os.environ.get(EMULATOR_VARIABLE, "")
+        host, _, port = emulator.rpartition(":")
+        if not host:
+            self.not_applicable[name] = "it is the real service; its line is not ours to cut"
+            return url
+        proxy = self._proxies[name] = Proxy((host, int(port)))
+        query = urlencode({"collection": place.collection, "emulator": f"127.0.0.1:{proxy.port}"})
+        return replace(url, secret=f"firestore://{place.project}/{place.database}?{query}")
 
 
 def server_of(address: str) -> tuple[str, int] | str | None:

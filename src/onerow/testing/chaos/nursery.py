@@ -43,6 +43,7 @@ _WANTED = (
     "sqlglot.dialects.postgres",
 )
 _OPTIONAL = (
+    "onerow.adapters.locks.firestore",  # imports gRPC; no channel may be open before a fork, and none is
     "onerow.adapters.locks.postgresql",
     "onerow.adapters.warehouse.ducklake.warehouse",
     "onerow.adapters.warehouse.postgresql.parts",

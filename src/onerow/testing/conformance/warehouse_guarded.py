@@ -44,7 +44,7 @@ def insert(tx: GuardedTransaction, row: Row) -> None:
     """Insert a row by a statement that every engine understands."""
     moment = row["created_at"].replace(tzinfo=None).isoformat(sep=" ")
     tx.execute(
-        f"insert into {tx.target} (id, game_date, player, line, created_at, points, seen) values "  # noqa: S608
+        f"insert into {tx.target} (id, game_date, player, line, created_at, points, seen) values "  # noqa: S608 -- people write such texts
         f"('{row['id']}', date '{row['game_date']}', '{row['player']}', {row['line']}, "
         f"timestamp '{moment}', {row['points']}, {row['seen']})"
     )
@@ -52,12 +52,12 @@ def insert(tx: GuardedTransaction, row: Row) -> None:
 
 def delete(tx: GuardedTransaction, player: str) -> None:
     """Delete a player's rows."""
-    tx.execute(f"delete from {tx.target} where player = '{player}'")  # noqa: S608
+    tx.execute(f"delete from {tx.target} where player = '{player}'")  # noqa: S608 -- people write such texts
 
 
 def count(tx: GuardedTransaction) -> int:
     """Count the rows of the table."""
-    ((found,),) = tx.execute(f"select count(*) from {tx.target}")  # noqa: S608
+    ((found,),) = tx.execute(f"select count(*) from {tx.target}")  # noqa: S608 -- people write such texts
     assert isinstance(found, int)
     return found
 
@@ -184,7 +184,7 @@ def a_swallowed_error_commits_nothing(harness: WarehouseHarness) -> None:
     def swallow(tx: GuardedTransaction) -> None:
         insert(tx, a_row())
         with raises(OnerowError) if interactive(harness) else nullcontext():
-            tx.execute(f"insert into {tx.target} (no_such_column) values (1)")  # noqa: S608
+            tx.execute(f"insert into {tx.target} (no_such_column) values (1)")  # noqa: S608 -- people write such texts
 
     with raises(OnerowError):
         run_block(harness, intervention(harness, "guarded"), swallow)
@@ -291,8 +291,8 @@ def a_block_reads_parameters(harness: WarehouseHarness) -> None:
     with harness.warehouse().guarded(intervention(harness, "guarded"), Watch()) as tx:
         mark = harness.parameter
         if interactive(harness):
-            ((found,),) = tx.execute(f"select count(*) from {tx.target} where player = {mark}", ["o'neal"])  # noqa: S608
-        tx.execute(f"delete from {tx.target} where player = {mark}", ["o'neal"])  # noqa: S608
+            ((found,),) = tx.execute(f"select count(*) from {tx.target} where player = {mark}", ["o'neal"])  # noqa: S608 -- people write such texts
+        tx.execute(f"delete from {tx.target} where player = {mark}", ["o'neal"])  # noqa: S608 -- people write such texts
     assert found == 1
     assert_table(harness, [a_row()])
 

@@ -86,10 +86,6 @@ delete from control.fences where table_name = ? and partition in (select unnest(
 -- name: insert_fences
 insert into control.fences (table_name, partition, token) select ?, unnest(?), unnest(?);
 
--- name: read_merged_parts
-select part_id, partition from control.ledger
-where table_name = ? and batch = ? and part_id in (select unnest(?));
-
 -- name: insert_ledger
 insert into control.ledger (table_name, batch, consolidation, partition, part_id, rows_staged)
 select ?, ?, ?, unnest(?), unnest(?), unnest(?);

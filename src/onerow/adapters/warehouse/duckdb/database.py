@@ -196,6 +196,11 @@ class Database:
             "Nothing was done here, staging is kept.",
         )
 
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """Have this thread's instance as people know it, for statements of theirs."""
+        yield
+
     def commit(self, connection: duckdb.DuckDBPyConnection, *specs: TableSpec) -> None:  # noqa: ARG002 -- others need them
         """Commit a transaction that has changed the control tables and the targets of ``specs``."""
         connection.execute("commit")

@@ -246,7 +246,8 @@ class Interventions:
         """Run people's own statements."""
         with self.transaction(work, cancellation) as opened:
             block = Block(opened, lambda: self.errors(cancellation))
-            yield block
+            with self._database.plain():
+                yield block
             block.raise_if_failed()
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CONTROL_TABLES: Final = ("meta", "guards", "fences", "ledger", "history")
 OF_A_TABLE: Final = ("guards", "fences")
+UNPRUNED: Final = frozenset({"table_name", "attempt", "action"})
+"""Columns by which a lake need not skip files: `batch` and `consolidation` tell more, guards and fences are small."""
 SCHEMA_VERSION: Final = "1"
 MAIN: Final = "main"
 
@@ -58,7 +60,11 @@ class Control(Mapping[str, str]):
         self.own_guards = own_guards
         self.table = table
         names = {f"control.{name}": sql.table(sql.DATABASE, schema, self.real_name(name)) for name in CONTROL_TABLES}
-        self._statements = {name: sql.render(tree, tables=names) for name, tree in sql.templates("control.sql").items()}
+        trees = sql.templates("control.sql")
+        if own_guards:
+            alone = {f"control.{name}": table for name in OF_A_TABLE} if table is not None else {}
+            trees = {name: _of_a_lake(tree, alone) for name, tree in trees.items()}
+        self._statements = {name: sql.render(tree, tables=names) for name, tree in trees.items()}
         namespace = sql.table(sql.DATABASE, schema).sql(sql.DIALECT)
         self._statements["create_schema"] = f"CREATE SCHEMA IF NOT EXISTS {namespace}"
 
@@ -84,6 +90,26 @@ class Control(Mapping[str, str]):
         """Return how the control table ``name`` is called."""
         alone = self.own_guards and self.table is not None and name in OF_A_TABLE
         return f"{name}_{self.table}" if alone else name
+
+
+def _of_a_lake(tree: sql.Node, alone: Mapping[str, str]) -> sql.Node:
+    """Return a statement that has the catalog asked for few statistics: those of every column that a scan is told of.
+
+    A control table that belongs to one target is not searched for the target's name; it is compared with the name.
+    """
+    only = next((alone[str(found)] for found in tree.find_all(sql.exp.Table) if str(found) in alone), None)
+
+    def hide(node: sql.Node) -> sql.Node:
+        if not (isinstance(node, sql.exp.EQ) and isinstance(node.expression, sql.exp.Placeholder | sql.exp.Literal)):
+            return node
+        column, value = node.this, node.expression
+        if not (isinstance(column, sql.exp.Column) and column.name in UNPRUNED):
+            return node
+        if only is not None and column.name == "table_name":
+            return sql.exp.EQ(this=value, expression=sql.exp.Literal.string(only))
+        return sql.exp.EQ(this=sql.exp.Array(expressions=[column]), expression=sql.exp.Array(expressions=[value]))
+
+    return tree.transform(hide)
 
 
 @lru_cache

@@ -9,6 +9,7 @@ with one scan. Hashes of the key make the counting cheap; they only ever serve t
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,7 +29,7 @@ from onerow.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import duckdb
 
@@ -104,12 +105,8 @@ def prepare(
     values = tuple(_value(spec, name) for name in plan.partitions if spec.partition is not None)
     statements = Statements(spec, values, seed=seed)
     sources = _sources(plan, locate)
-    # Whole row groups are inserted faster in order; reading in any order is faster.
-    connection.execute("set preserve_insertion_order = false")
-    try:
+    with _in_any_order(connection):
         connection.execute(stage_statement(spec, seed, len(values) > 1, tuple(sources)), list(sources.values()))
-    finally:
-        connection.execute("set preserve_insertion_order = true")
     tallies = {task.partition: Tally(task.rows_staged) for task in plan.tasks}
     keys = 0
     for value, found, keys in rows(connection, statements["count_staged"]):  # noqa: B007 -- the same in every row
@@ -132,6 +129,16 @@ def prepare(
         if keys != sum(tally.winners for tally in tallies.values()):
             raise HashCollisionError("Two keys of the batch share a hash.")
     return PreparedMerge(plan, values, tallies, repeated, seed, time.perf_counter() - began_s)
+
+
+@contextmanager
+def _in_any_order(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Let a statement keep no order: what is read is read faster so, what is inserted is inserted slower."""
+    connection.execute("set preserve_insertion_order = false")
+    try:
+        yield
+    finally:
+        connection.execute("set preserve_insertion_order = true")
 
 
 def _refuse_part(plan: MergePlan, partition: str | None, found: int, promised: int) -> NoReturn:
@@ -235,15 +242,7 @@ class Transaction:
     def todo(self) -> None:
         """Refuse a plan of which the ledger names a part already."""
         plan = self.plan
-        found = set(
-            rows(
-                self.connection,
-                self.control["read_merged_parts"],
-                plan.spec.name,
-                plan.batch,
-                [part.part_id for part in plan.parts],
-            )
-        )
+        found = set(rows(self.connection, self.control["read_merged"], plan.spec.name, plan.batch))
         planned = {(part_id, task.partition) for task in plan.tasks for part_id in task.part_ids}
         done = planned & found
         if done == planned:
@@ -292,6 +291,8 @@ class Transaction:
         """Read the touched partitions back: one row per key, every staged key there, nothing older, counts add up."""
         seen: dict[str | None, int] = {}
         keys = 0
+        with _in_any_order(self.connection):
+            self.connection.execute(self.statements["look_back"])
         for value, found, keys in rows(self.connection, self.statements["verify_keys"]):  # noqa: B007
             seen[partition_name(self.plan.spec, value)] = found
         if keys != sum(seen.values()):

@@ -78,14 +78,20 @@ insert into target ($column_list) select $columns from staged;
 insert into target ($column_list) select $columns from staged
 where rowid not in (select __onerow_staged from met where newer <> 1);
 
+-- name: look_back
+-- The touched partitions as they are now, read once: in a lake every look costs a look into its catalog too.
+create or replace temp table seen as
+select $partition as __onerow_partition, $key_hash as __onerow_key, $order_hash as __onerow_order from touched;
+
 -- name: verify_keys
--- The touched partitions as they are now: rows of each, and different keys in all.
-select $partition, count(*), (select count(distinct $key_hash) from touched) from touched group by $partition;
+-- Rows of each partition, and different keys in all.
+select __onerow_partition, count(*), (select count(distinct __onerow_key) from seen)
+from seen group by __onerow_partition;
 
 -- name: verify_staged
 -- Staged keys that are there, and those whose row differs from the staged winner in the order columns.
-select count(*), count(*) filter (where s.__onerow_order <> t.o)
-from staged as s join (select $key_hash as k, $order_hash as o from touched) as t on t.k = s.__onerow_key;
+select count(*), count(*) filter (where s.__onerow_order <> t.__onerow_order)
+from staged as s join seen as t on t.__onerow_key = s.__onerow_key;
 
 -- name: count_older
 -- Of those that differ, how many stored rows are older than the staged winner: none may be.

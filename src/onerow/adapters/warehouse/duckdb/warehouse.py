@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     )
 
 BUSY_TIMEOUT_S: Final = 30.0
-TEMPORARY: Final = ("staged", "losers", "met", "broken_ties", "held", "latest", "stored")
+TEMPORARY: Final = ("staged", "losers", "met", "broken_ties", "seen", "held", "latest", "stored")
 
 CAPABILITIES: Final = Capabilities(
     commit_domain="file",
@@ -283,8 +283,10 @@ class EmbeddedWarehouse:
         if len(found) != len(plan.tasks):
             return None
         counts = {partition: MergeCounts(*numbers) for partition, *numbers, _, _ in found}
-        run = (plan.spec.name, plan.consolidation, plan.attempt, "dedupe")
-        removed = dict(rows(connection, self._control["read_interventions"], *run))
+        removed = {}
+        if plan.spec.on_existing_duplicates == "repair":
+            run = (plan.spec.name, plan.consolidation, plan.attempt, "dedupe")
+            removed = dict(rows(connection, self._control["read_interventions"], *run))
         return Committed(
             counts,
             merge_s=found[0][-2],

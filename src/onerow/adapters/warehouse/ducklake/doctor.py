@@ -133,14 +133,14 @@ def _kept_in_catalog(connection: duckdb.DuckDBPyConnection, table_id: int) -> in
     """Return how many rows and deletions of a table are kept in the catalog."""
     tables = rows(
         connection,
-        f"select table_name from {METADATA}.ducklake_inlined_data_tables where table_id = ?",  # noqa: S608
+        f"select table_name from {METADATA}.ducklake_inlined_data_tables where table_id = ?",  # noqa: S608 -- the names are ours
         table_id,
     )
     names = [name for (name,) in tables] + [f"ducklake_inlined_delete_{table_id}"]
     total = 0
     for name in names:
         try:
-            ((found,),) = rows(connection, f"select count(*) from {METADATA}.{sql.table(name).sql(sql.DIALECT)}")  # noqa: S608
+            ((found,),) = rows(connection, f"select count(*) from {METADATA}.{sql.table(name).sql(sql.DIALECT)}")  # noqa: S608 -- the names are ours
         except duckdb.CatalogException:  # a table of deletions is there once there was one
             continue
         total += int(found)

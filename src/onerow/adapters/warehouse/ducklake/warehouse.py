@@ -13,13 +13,13 @@ import duckdb
 
 from onerow.adapters.warehouse.duckdb import install as installation
 from onerow.adapters.warehouse.duckdb.guarded import Interventions, rollback
-from onerow.adapters.warehouse.duckdb.merge import PreparedMerge, Transaction
+from onerow.adapters.warehouse.duckdb.merge import Transaction
 from onerow.adapters.warehouse.duckdb.versions import VersionsTransaction
 from onerow.adapters.warehouse.duckdb.warehouse import BUSY_TIMEOUT_S, EmbeddedWarehouse
 from onerow.adapters.warehouse.ducklake import doctor, kept, upkeep
 from onerow.adapters.warehouse.ducklake.lake import Lake, catalog_of
 from onerow.core.plans import Committed, Refused, Unknown
-from onerow.errors import ConflictError, DuplicatesError, NotInstalledError, OnerowError, VerificationError
+from onerow.errors import ConflictError, NotInstalledError, OnerowError
 from onerow.ports.warehouse import Capabilities
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from onerow.core.parts import PartManifest
     from onerow.core.plans import MergeCounts, MergePlan, Outcome
     from onerow.core.spec import TableSpec
-    from onerow.ports.clock import Cancellation
-    from onerow.ports.warehouse import HistoryEntry, InspectRequest, TableCheck
+    from onerow.ports.warehouse import HistoryEntry
 
 STAGING_NAME: Final = "onerow-staging"
 STAGING_SUFFIX: Final = ".part"
@@ -42,10 +41,6 @@ _T = TypeVar("_T")
 
 MAX_PARTITIONS: Final = 100
 """Each is a file and some rows of the catalog: a commit of 100 takes half a second, which others wait for."""
-
-LOOKS: Final = 3
-"""With a SQLite catalog DuckLake reads its lists of files and of deletions at different moments: a look that meets a
-commit may see rows that were replaced before. What is wrong with the table is wrong at every look."""
 
 CAPABILITIES: Final = Capabilities(
     commit_domain="table",
@@ -165,33 +160,6 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
                 if attempt >= MAX_ATTEMPTS:
                     raise
             _pause(attempt)
-
-    def _apply(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        prepared: PreparedMerge,
-        cancellation: Cancellation,
-        *,
-        repair: bool = False,
-    ) -> Outcome:
-        """Run the plan in one transaction; with a SQLite catalog what is wrong is looked at again, see ``LOOKS``."""
-        outcome = super()._apply(connection, prepared, cancellation, repair=repair)
-        looks = 1
-        while self._lake.catalog.is_file and looks < LOOKS and isinstance(outcome, Refused) and (
-            isinstance(outcome.error, DuplicatesError | VerificationError)
-        ):
-            outcome = super()._apply(connection, prepared, cancellation, repair=repair)
-            looks += 1
-        return outcome
-
-    def inspect(self, request: InspectRequest) -> TableCheck:
-        """Look for duplicates and other findings; with a SQLite catalog what is found is looked at again."""
-        found = super().inspect(request)
-        looks = 1
-        while self._lake.catalog.is_file and looks < LOOKS and (found.duplicate_keys or found.findings):
-            found = super().inspect(request)
-            looks += 1
-        return found
 
     def _commit(
         self,

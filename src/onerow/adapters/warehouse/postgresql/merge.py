@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 FEW_ROWS = 1000
 """So many are met with the target by its index, which is what the planner does without statistics of them."""
+ROOM_PER_ROW = 200
+MAX_ROOM = 256 * 1024 * 1024
+"""Bytes of ``work_mem`` that a transaction asks for: with the usual 4 MB a large merge writes temporary files."""
 TELLS_MERGED = 170_000
 """The first version whose MERGE tells what became of each row."""
 
@@ -108,9 +111,14 @@ def prepare(connection: Connection, plan: MergePlan, *, control_schema: str) -> 
     source = staging_table(control_schema, spec.name)
     parts = of_parts(spec, _groups(plan))
     count = statements["count_staged"], ()
-    few = sum(task.rows_staged for task in plan.tasks) <= FEW_ROWS
-    steps = [(statements.render("stage", source=source, parts=parts), ())]
-    *_, counted = in_turn(connection, *steps, *([] if few else [(statements["analyze"], ())]), count)
+    stage = statements.render("stage", source=source, parts=parts), ()
+    staged_rows = sum(task.rows_staged for task in plan.tasks)
+    if staged_rows <= FEW_ROWS:
+        steps: list[tuple[sql.Composed, tuple[int, ...]]] = [stage]
+    else:
+        room = min(staged_rows * ROOM_PER_ROW, MAX_ROOM)
+        steps = [(statements["make_room"], (room,)), stage, (statements["analyze"], ())]
+    *_, counted = in_turn(connection, *steps, count)
     tallies = {task.partition: Tally(task.rows_staged) for task in plan.tasks}
     found: dict[str | None, int] = {}
     patterns = []

@@ -1,9 +1,16 @@
 -- The merge, step by step. A piece in braces is built from the table spec. {staged} is a temporary table with the
 -- winners of the batch, one row a key; "t" is the target and "s" the staged row.
 
+-- name: make_room
+-- Memory for hashing and sorting in this transaction, in bytes, unless the server gives more.
+select set_config(
+    'work_mem', greatest(pg_size_bytes(current_setting('work_mem')), $1::bigint) / 1024 || 'kB', true
+);
+
 -- name: stage
+-- Several partitions in order: the merge then works on one stretch of the target's index after the other.
 create temporary table __onerow_staged on commit drop as
-select {staged_columns}, {pattern}::smallint as __onerow_pattern from {source} where {parts};
+select {staged_columns}, {pattern}::smallint as __onerow_pattern from {source} where {parts} {in_order};
 
 -- name: analyze
 -- The columns of the conditions, and no others: without their statistics a batch is taken for a handful of rows and

@@ -71,6 +71,7 @@ class Statements:
             "analyzed": sql.columns(["__onerow_pattern", *([] if spec.partition is None else [spec.partition])]),
             "staged_columns": self._staged_columns(),
             "pattern": self._pattern(),
+            "in_order": self._in_order(),
         }
 
     def __getitem__(self, name: str) -> sql.Composed:
@@ -140,6 +141,11 @@ class Statements:
             for bit, name in enumerate(self.nullable)
         ]
         return sql.SQL("({})").format(sql.SQL(" + ").join(terms)) if terms else sql.SQL("0")
+
+    def _in_order(self) -> sql.Piece:
+        if self.spec.partition is None or len(self.values) == 1:
+            return sql.SQL("")
+        return sql.SQL("order by {}").format(sql.column(self.spec.partition))
 
     def _of_versions(self) -> dict[str, sql.Piece]:
         spec = self.spec

@@ -223,8 +223,8 @@ def _show_rounding(printer: Printer, plan: RepairPlan) -> None:
 
     if plan.rounding:
         printer.line(
-            f"{count(plan.rounding, 'group')} of keys differ by less than one in a decimal and round to one integer. "
-            "They are no duplicates and are left alone."
+            f"{count(plan.rounding, 'group')} of keys that differ by less than one in a decimal and round to one "
+            "integer: no duplicates, left alone."
         )
 
 

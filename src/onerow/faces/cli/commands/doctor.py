@@ -98,8 +98,24 @@ def _locks(store: Store, settings: Settings) -> list[_Fact]:
     said = ", ".join(f"{state.scope} by {state.holder} ({state.state})" for state in held[:3])
     return [
         _Fact("locks", True, f"{url}, {identity}, {took_ms:.1f} ms a round trip"),
+        _lock_writes(store),
         _Fact("held locks", True, f"{len(held)}{': ' + said if held else ''}"),
+        *(_Fact(f"lock documents of {name}", True, text) for name, text in settings.lock_documents.items()),
     ]
+
+
+def _lock_writes(store: Store) -> _Fact:
+    """Make, change and delete an entry of our own: what may be written is not told by reading."""
+    locks, key, version = store.ports.locks, f"doctor:{store.ports.ids.new_id('d')}", ""
+    try:
+        for value in ({"step": 1}, {"step": 2}, None):
+            written = locks.swap(key, expected=version, value=value)
+            if written is None:
+                return _Fact("lock writes", False, f"the entry {key} was changed by somebody else meanwhile")
+            version = written.version
+    except OnerowError as error:
+        return _Fact("lock writes", False, str(error))
+    return _Fact("lock writes", True, "an entry was made, changed and deleted")
 
 
 def _staging(store: Store, settings: Settings) -> list[_Fact]:
