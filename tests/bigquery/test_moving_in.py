@@ -50,6 +50,10 @@ def moved(run, moving):
     assert moving.rows() == [("a2", 25.0, 26.4), ("b1", 24.5, 26.1), ("b3", None, 19.8)]
 
 
+def check(run, *words, code=0):
+    return run("check", *words, code=code)["tables"]
+
+
 def consolidate(run, *words, code=0):
     (partition,) = run("consolidate", "--table", NAME, "--batch", "evening", *words, code=code)["partitions"]
     return partition
@@ -63,7 +67,7 @@ def test_a_team_moves_in_and_out_and_in_again(run, moving, old):
     # Look: nothing is declared, nothing is changed.
     before = moving.rows()
     url = f"bigquery://{moving.project}/{DATASET}"
-    (found,) = run("check", "--warehouse", url, "--target", NAME, "--key", KEY, "--partition-column", "game_date", code=3)
+    (found,) = check(run, "--warehouse", url, "--target", NAME, "--key", KEY, "--partition-column", "game_date", code=3)
     assert (found["duplicate_keys"], found["extra_rows"]) == (2, 2)
     # Adopt: not a row, not a column, not a constraint is changed.
     schema = moving.bigquery.get_table(f"{moving.project}.{TABLE}").schema
@@ -91,18 +95,19 @@ def test_a_team_moves_in_and_out_and_in_again(run, moving, old):
     assert (first["status"], first["rows_updated"], first["rows_inserted"]) == ("committed", 1, 1)
     everything = [("a2", 25.0, 26.4), ("b3", None, 19.8), ("c1", 24.5, 27.3), ("c2", 25.5, 27.9), ("d1", 19.5, 20.0)]
     assert moving.rows() == everything
-    assert run("check")[0]["clean"]
+    assert check(run)[0]["clean"]
     # Roll back: no document is left, the table has its own columns, the old program works as before.
     assert documents(moving) == []
     assert moving.bigquery.get_table(f"{moving.project}.{TABLE}").schema == schema
-    old.stage("back", "w1", ("e1", NEXT, "murray", 19.5, 21.0, "2026-01-12 17:00:00+00"))
+    old.stage("back", "w1", ("e1", NEXT, "curry", 28.5, 29.0, "2026-01-12 17:00:00+00"))
     assert old.consolidate("back", NEXT) == (True, 0)
     assert old.staged("back") == []
     # In again: what was merged is not merged again, and tokens have gone on.
     assert consolidate(run)["status"] == "already_merged"
-    run("load", "evening.csv", "--table", NAME, "--batch", "evening again")
-    assert moving.rows() == [*everything, ("e1", 19.5, 21.0)]
-    assert run("check")[0]["clean"]
+    (again,) = run("load", "evening.csv", "--table", NAME, "--batch", "evening again")["partitions"]
+    assert (again["rows_unchanged"], again["token"] > first["token"]) == (2, True)
+    assert moving.rows() == [*everything, ("e1", 28.5, 29.0)]
+    assert check(run)[0]["clean"]
 
 
 def test_the_old_program_is_kept_out_while_onerow_consolidates(run, moving, moved, old):
@@ -116,6 +121,16 @@ def test_the_old_program_is_kept_out_while_onerow_consolidates(run, moving, move
         assert old.consolidate("late", DATE) == (True, 0)
 
 
+def test_without_the_declared_document_there_are_two_locks(run, moving, moved, old, tmp_path):
+    """The control: what kept the old program out was ``lock_document``, and nothing else."""
+    path = tmp_path / "onerow.toml"
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "lock_document" not in line))
+    old.stage("late", "w1", ("d1", DATE, "murray", 19.5, 20.0, "2026-01-11 17:00:00+00"))
+    with onerow.open(path) as store, store.ports.leases.hold([Scope(NAME, DATE)], holder="me", batch="evening"):
+        assert documents(moving) == []
+        assert old.consolidate("late", DATE) == (True, 0)
+
+
 def test_what_an_old_program_does_without_its_lock_is_found_and_not_prevented(run, moving, moved, old):
     """It was paused for longer than its 300 s: nothing fences it. Both had found the key missing, both insert it."""
     run("stage", "evening.csv", "--table", NAME, "--batch", "evening")
@@ -123,7 +138,7 @@ def test_what_an_old_program_does_without_its_lock_is_found_and_not_prevented(ru
     for twin in twins:
         old.stage(twin[0], "w1", twin)
         moving.bigquery.query_and_wait(f"insert into {TABLE} select * from {DATASET}._staging_{twin[0]}_w1")
-    (found,) = run("check", code=3)
+    (found,) = check(run, code=3)
     assert found["duplicate_keys"] == 1
     failed = consolidate(run, code=3)
     assert failed["status"] == "failed"
@@ -140,5 +155,5 @@ def test_an_old_merge_that_rounds_the_line_makes_one_row_of_two(run, moving, mov
     old.stage("rounding", "w1", ("r1", DATE, "nikolajokic", 25.0, 28.0, "2026-01-11 19:00:00+00"))
     assert old.consolidate("rounding", DATE) == (True, 1), "it counts the duplicate after it has committed it"
     assert moving.rows() == [("b3", None, 19.8), ("r1", 25.0, 28.0), ("r1", 25.0, 28.0)]
-    assert run("check", code=3)[0]["duplicate_keys"] == 1
+    assert check(run, code=3)[0]["duplicate_keys"] == 1
     assert old.staged("rounding") == ["_staging_rounding_w1"]

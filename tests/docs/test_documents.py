@@ -11,7 +11,9 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from click.testing import CliRunner
 
+from onerow.faces.cli.main import cli
 from onerow.services.events import EVENTS
 from support.incident_system import run_statements
 
@@ -34,7 +36,8 @@ ON_A_SERVER = {"docs/how-to/postgresql.md": "database", "docs/how-to/bigquery.md
 """What they name as the warehouse is an example; they run on a server of the tests instead."""
 
 OF_THE_INCIDENT = ("docs/how-to/moving-in.md",)
-"""They run in a project of the tests that has the incident's system in it."""
+"""They run in a project of the tests that has the incident's system in it, and in the tests' own process: the services'
+client libraries take seconds to load."""
 PROJECT = "my-project"
 
 BLOCK = re.compile(
@@ -70,11 +73,16 @@ def check_output(expected: str, printed: str) -> None:
         assert re.search(f"^{pattern}$", printed, re.MULTILINE), f"{line}\nwas not printed:\n{printed}"
 
 
-def run_command(line: str, folder: Path) -> str:
+def run_command(line: str, folder: Path, *, in_this_process: bool = False) -> str:
+    """Run a command, whose exit code a remark may name; return what it prints."""
     command, _, comment = line.partition("   # ")
     expected = int(match[1]) if (match := re.match(r"exit (\d+)", comment)) else 0
     words = shlex.split(command)
     assert words[0] == "onerow", f"only onerow is run in documents: {line}"
+    if in_this_process:
+        ended = CliRunner().invoke(cli, words[1:])
+        assert ended.exit_code == expected, f"{line}\n{ended.output}\n{ended.exception}"
+        return ended.output
     done = subprocess.run(
         [sys.executable, "-m", "onerow.faces.cli.main", *words[1:]],
         cwd=folder,
@@ -111,7 +119,7 @@ def test_the_code_of_a_document_runs_as_it_stands(
             printed = ""
             for line in block["body"].splitlines():
                 assert line.startswith("$ "), f"a console block has commands only: {line}"
-                printed += run_command(line[2:], tmp_path)
+                printed += run_command(line[2:], tmp_path, in_this_process=name in OF_THE_INCIDENT)
                 ran += 1
         elif block["language"] == "python":
             exec(compile(block["body"], name, "exec"), space)  # noqa: S102 -- that is the point
