@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -148,6 +149,23 @@ def test_what_an_old_program_does_without_its_lock_is_found_and_not_prevented(ru
     run("dedupe", "--table", NAME, "--apply", "--reason", "an old program was paused")
     assert consolidate(run)["status"] == "committed", "staging was kept"
     assert [row for row in moving.rows() if row[1] == 19.5] == [("x2", 19.5, 20.0)]
+
+
+def test_old_staging_that_remains_is_handed_in(run, moving, moved, old, tmp_path):
+    """Rows that the old program has merged already count as unchanged, older ones as superseded."""
+    old.stage(
+        "left",
+        "w1",
+        ("b1", DATE, "nikolajokic", 24.5, 26.1, "2026-01-11 01:06:34.93+00"),
+        ("a0", DATE, "nikolajokic", 25.0, 20.0, "2026-01-11 01:00:00+00"),
+        ("n1", DATE, "nikolajokic", 26.5, 30.0, "2026-01-11 18:00:00+00"),
+    )
+    left = moving.bigquery.list_rows(f"{moving.project}.{DATASET}._staging_left_w1").to_arrow(create_bqstorage_client=False)
+    pq.write_table(left, tmp_path / "left.parquet")
+    (done,) = run("load", "left.parquet", "--table", NAME, "--batch", "left")["partitions"]
+    assert [done[f"rows_{name}"] for name in ("staged", "inserted", "updated", "unchanged", "superseded")] == [3, 1, 0, 1, 1]
+    assert moving.rows() == [("a2", 25.0, 26.4), ("b1", 24.5, 26.1), ("b3", None, 19.8), ("n1", 26.5, 30.0)]
+    assert old.staged("left") == ["_staging_left_w1"]
 
 
 def test_an_old_merge_that_rounds_the_line_makes_one_row_of_two(run, moving, moved, old):
