@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import sys
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -116,6 +117,14 @@ def test_an_emulator_that_does_not_start_fails_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(projects, "LAUNCHER", broken)
     with pytest.raises(projects.EmulatorError, match="no extension"):
         projects.Emulator()
+
+
+def test_a_numeric_keeps_nine_digits_wherever_it_is_written(bq, table):
+    """https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#decimal_types"""
+    bq.client.run(f"CREATE TABLE {table.sql} (n NUMERIC)")
+    bq.client.run(f"INSERT INTO {table.sql} (n) VALUES (NUMERIC '24.123456789')")
+    rows = bq.client.run(f"SELECT n, CAST('0.000000001' AS NUMERIC) FROM {table.sql}").rows
+    assert rows == ((Decimal("24.123456789"), Decimal("0.000000001")),)
 
 
 def test_a_step_of_the_installation_that_fails_or_hangs_fails_the_run():

@@ -151,6 +151,14 @@ def test_what_an_old_program_does_without_its_lock_is_found_and_not_prevented(ru
     assert [row for row in moving.rows() if row[1] == 19.5] == [("x2", 19.5, 20.0)]
 
 
+def test_an_old_batch_that_is_merged_late_overwrites_newer_rows_and_nothing_tells(run, moving, moved, old):
+    """Newest wins for what onerow merges; the old program's rule is that the last merge wins."""
+    old.stage("slow", "w1", ("z3", DATE, "jamalmurray", "null", 1.0, "2026-01-10 00:00:00+00"))
+    assert old.consolidate("slow", DATE) == (True, 0)
+    assert moving.rows() == [("a2", 25.0, 26.4), ("b1", 24.5, 26.1), ("z3", None, 1.0)]
+    assert check(run)[0]["clean"]
+
+
 def test_old_staging_that_remains_is_handed_in(run, moving, moved, old, tmp_path):
     """Rows that the old program has merged already count as unchanged, older ones as superseded."""
     old.stage(

@@ -29,6 +29,7 @@ from bqemulator.catalog.etag import generate_etag  # noqa: E402
 from bqemulator.catalog.models import JobMeta, TableSchema  # noqa: E402
 from bqemulator.config import Settings  # noqa: E402
 from bqemulator.storage.type_map import duckdb_type_to_bq_field  # noqa: E402
+from sqlglot import exp  # noqa: E402
 from sqlglot.dialects.dialect import Dialect  # noqa: E402
 from sqlglot.dialects.duckdb import DuckDB  # noqa: E402
 
@@ -286,7 +287,7 @@ async def answer(send, status, data):
 
 # --- decimals ----------------------------------------------------------------------------------
 
-WRITE_TYPE = DuckDB.Generator.datatype_sql
+WRITE_TYPE = DuckDB.Generator.TRANSFORMS[exp.DataType]
 
 
 def write_type(self, kind):
@@ -322,7 +323,7 @@ def create_app(context):
 
 def main():
     Dialect.parse = parse
-    DuckDB.Generator.datatype_sql = write_type
+    DuckDB.Generator.TRANSFORMS[exp.DataType] = write_type  # its methods are compiled: none can be replaced
     tables._table_to_rest, tables._table_to_list_item, tables._rest_to_table_meta = read_table, list_table, parse_table
     upload.execute_load_job = load
     jobs.execute_load_job = load
