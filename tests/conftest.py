@@ -11,6 +11,7 @@ from support import bigquery as projects
 from support import firestore
 from support import postgres as servers
 from support.bench import Bench
+from support.incident_system import IncidentProject
 from support.processes import Processes, Zygote
 
 
@@ -58,6 +59,14 @@ def bigquery_url(monkeypatch):
     for item in client.list_datasets():
         client.delete_dataset(item.reference, delete_contents=True)
     client.close()
+
+
+@pytest.fixture
+def moving(monkeypatch):
+    """A project that has the incident's system: a dataset of BigQuery, lock documents of Firestore."""
+    project = IncidentProject(monkeypatch)
+    yield project
+    project.close()
 
 
 def pytest_unconfigure():

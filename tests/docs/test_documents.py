@@ -11,8 +11,11 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from click.testing import CliRunner
 
+from onerow.faces.cli.main import cli
 from onerow.services.events import EVENTS
+from support.incident_system import run_statements
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNNABLE = (
@@ -27,12 +30,18 @@ RUNNABLE = (
     "docs/how-to/postgresql.md",
     "docs/how-to/ducklake.md",
     "docs/how-to/bigquery.md",
+    "docs/how-to/moving-in.md",
 )
 ON_A_SERVER = {"docs/how-to/postgresql.md": "database", "docs/how-to/bigquery.md": "bigquery_url"}
 """What they name as the warehouse is an example; they run on a server of the tests instead."""
 
+OF_THE_INCIDENT = ("docs/how-to/moving-in.md",)
+"""They run in a project of the tests that has the incident's system in it, and in the tests' own process: the services'
+client libraries take seconds to load."""
+PROJECT = "my-project"
+
 BLOCK = re.compile(
-    r"(?:<!-- file: (?P<file>\S+) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$|<!-- run: (?P<run>[^>]*?) -->",
+    r"(?:<!-- (?:file: (?P<file>\S+)|(?P<output>output)) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$|<!-- run: (?P<run>[^>]*?) -->",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -41,11 +50,39 @@ def documents() -> list[Path]:
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def run_command(line: str, folder: Path) -> None:
+def run_aside(words: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    """Do what somebody else than onerow does: ``<!-- run: ... -->``."""
+    if match := re.fullmatch(r"duckdb (\S+) < (\S+)", words):
+        with duckdb.connect(str(folder / match[1])) as connection:
+            connection.execute((folder / match[2]).read_text(encoding="utf-8"))
+    elif match := re.fullmatch(r"bigquery (\S+)", words):
+        run_statements(request.getfixturevalue("moving").bigquery, (folder / match[1]).read_text(encoding="utf-8"))
+    elif match := re.fullmatch(r"incident takes (\S+)", words):
+        assert request.getfixturevalue("moving").lock.try_acquire(match[1], "b-old")
+    elif match := re.fullmatch(r"incident releases (\S+)", words):
+        request.getfixturevalue("moving").lock.release(match[1])
+    else:
+        raise AssertionError(words)
+
+
+def check_output(expected: str, printed: str) -> None:
+    """Each line that a document shows was printed by the commands before it; ``...`` stands for anything."""
+    printed = "\n".join(" ".join(line.split()) for line in printed.splitlines())
+    for line in filter(None, expected.splitlines()):
+        pattern = ".*".join(re.escape(piece) for piece in " ".join(line.split()).split("..."))
+        assert re.search(f"^{pattern}$", printed, re.MULTILINE), f"{line}\nwas not printed:\n{printed}"
+
+
+def run_command(line: str, folder: Path, *, in_this_process: bool = False) -> str:
+    """Run a command, whose exit code a remark may name; return what it prints."""
     command, _, comment = line.partition("   # ")
     expected = int(match[1]) if (match := re.match(r"exit (\d+)", comment)) else 0
     words = shlex.split(command)
     assert words[0] == "onerow", f"only onerow is run in documents: {line}"
+    if in_this_process:
+        ended = CliRunner().invoke(cli, words[1:])
+        assert ended.exit_code == expected, f"{line}\n{ended.output}\n{ended.exception}"
+        return ended.output
     done = subprocess.run(
         [sys.executable, "-m", "onerow.faces.cli.main", *words[1:]],
         cwd=folder,
@@ -56,6 +93,7 @@ def run_command(line: str, folder: Path) -> None:
         check=False,
     )
     assert done.returncode == expected, f"{line}\n{done.stdout}\n{done.stderr}"
+    return f"{done.stdout}\n{done.stderr}\n"
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
@@ -66,19 +104,22 @@ def test_the_code_of_a_document_runs_as_it_stands(
     if name in ON_A_SERVER:
         monkeypatch.setenv("ONEROW_WAREHOUSE", request.getfixturevalue(ON_A_SERVER[name]))
     space: dict[str, object] = {"__name__": "document"}
-    ran = 0
-    for block in BLOCK.finditer((ROOT / name).read_text(encoding="utf-8")):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if name in OF_THE_INCIDENT:
+        text = text.replace(PROJECT, request.getfixturevalue("moving").project)
+    ran, printed = 0, ""
+    for block in BLOCK.finditer(text):
         if block["run"]:
-            match = re.fullmatch(r"duckdb (\S+) < (\S+)", block["run"])
-            assert match, block["run"]
-            with duckdb.connect(str(tmp_path / match[1])) as connection:
-                connection.execute((tmp_path / match[2]).read_text(encoding="utf-8"))
+            run_aside(block["run"], tmp_path, request)
+        elif block["output"]:
+            check_output(block["body"], printed)
         elif block["file"]:
             (tmp_path / block["file"]).write_text(block["body"], encoding="utf-8")
         elif block["language"] == "console":
+            printed = ""
             for line in block["body"].splitlines():
                 assert line.startswith("$ "), f"a console block has commands only: {line}"
-                run_command(line[2:], tmp_path)
+                printed += run_command(line[2:], tmp_path, in_this_process=name in OF_THE_INCIDENT)
                 ran += 1
         elif block["language"] == "python":
             exec(compile(block["body"], name, "exec"), space)  # noqa: S102 -- that is the point
