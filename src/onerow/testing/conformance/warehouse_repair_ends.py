@@ -114,12 +114,14 @@ def the_end_of_a_repair_can_be_asked_for(harness: WarehouseHarness) -> None:
     """By run, attempt, action and partition; asking never lets it commit later."""
     harness.installed()
     plant(harness, [OLD, NEW])
-    work = intervention(harness, "dedupe")
-    assert not harness.warehouse().settled(work)
+    asked = intervention(harness, "dedupe")
+    assert not harness.warehouse().settled(asked)
+    work = replace(asked, attempt=2)
     repair(harness, work)
     assert harness.warehouse().settled(work)
     for other in (
-        replace(work, attempt=2),
+        asked,
+        replace(work, attempt=3),
         replace(work, run="run-2"),
         replace(work, action="guarded"),
         replace(work, partition=NEXT_DAY.isoformat()),
