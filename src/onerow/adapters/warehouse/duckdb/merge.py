@@ -9,7 +9,7 @@ with one scan. Hashes of the key make the counting cheap; they only ever serve t
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -133,12 +133,17 @@ def prepare(
 
 @contextmanager
 def _in_any_order(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Let a statement keep no order: what is read is read faster so, what is inserted is inserted slower."""
-    connection.execute("set preserve_insertion_order = false")
-    try:
-        yield
-    finally:
-        connection.execute("set preserve_insertion_order = true")
+    """Let a statement keep no order: what is read is read faster so, what is inserted is inserted slower.
+
+    The setting is the instance's. It is set beside the connection, whose transaction may be aborted at the end and
+    would take no statement any more.
+    """
+    with closing(connection.cursor()) as beside:
+        beside.execute("set preserve_insertion_order = false")
+        try:
+            yield
+        finally:
+            beside.execute("set preserve_insertion_order = true")
 
 
 def _refuse_part(plan: MergePlan, partition: str | None, found: int, promised: int) -> NoReturn:
