@@ -88,8 +88,18 @@ def test_values_become_literals():
 
 
 @pytest.mark.parametrize(
+    ("value", "kind"),
+    [("0.123456789", "NUMERIC"), ("0.1234567891", "BIGNUMERIC"), ("9" * 29, "NUMERIC"), ("9" * 30, "BIGNUMERIC")],
+)
+def test_a_decimal_is_never_rounded_on_its_way(value, kind):
+    assert f"CAST('{value}' AS {kind})" in rendered("delete from nba.props where line = ?", [Decimal(value)])
+
+
+@pytest.mark.parametrize(
     ("statement", "parameters"),
     [
+        ("delete from nba.props where line = ?", [Decimal("NaN")]),
+        ("delete from nba.props where line = ?", [Decimal("1e-39")]),
         ("delete from nba.props where id = ?", []),
         ("delete from nba.props where id = ?", ["a", "b"]),
         ("delete from nba.props where id = @id", {"other": 1}),

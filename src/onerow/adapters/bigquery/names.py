@@ -40,6 +40,7 @@ CONTROL_TABLES: Final = (*SHARED_TABLES, *OWN_TABLES)
 NUMERIC_SCALE: Final = 9
 NUMERIC_INTEGER_DIGITS: Final = 29
 """NUMERIC holds 29 digits before the point and 9 behind it; whatever does not fit is BIGNUMERIC."""
+BIGNUMERIC_SCALE: Final = 38
 
 MAX_TABLE_BYTES: Final = 1_024
 MAX_COLUMN_CHARS: Final = 300

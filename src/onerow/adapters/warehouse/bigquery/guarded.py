@@ -18,7 +18,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from onerow.adapters.bigquery.names import DIALECT
+from onerow.adapters.bigquery.names import BIGNUMERIC_SCALE, DIALECT, NUMERIC_INTEGER_DIGITS, NUMERIC_SCALE
 from onerow.adapters.warehouse.bigquery import sql
 from onerow.adapters.warehouse.bigquery.commits import SignalError
 from onerow.adapters.warehouse.bigquery.preparation import target_types
@@ -392,8 +392,8 @@ def literal_of(value: object) -> sql.Node:
             return sql.cast(sql.string(repr(value)), "FLOAT64")
         case str():
             return sql.string(value)
-        case Decimal():
-            return sql.cast(sql.string(format(value, "f")), "BIGNUMERIC" if value.adjusted() > 28 else "NUMERIC")  # noqa: PLR2004
+        case Decimal() if value.is_finite():
+            return sql.cast(sql.string(format(value, "f")), _numeric_type(value))
         case dt.datetime():
             moment = value if value.tzinfo is not None else value.replace(tzinfo=dt.UTC)
             return sql.cast(sql.string(moment.isoformat(sep=" ")), "TIMESTAMP")
@@ -401,6 +401,19 @@ def literal_of(value: object) -> sql.Node:
             return sql.cast(sql.string(value.isoformat()), "DATE")
         case _:
             raise UsageError(f"A value of type {type(value).__name__} cannot be a parameter of a script.")
+
+
+def _numeric_type(value: Decimal) -> str:
+    """Return the type that holds a decimal exactly; a cast to a smaller one would round it without a word.
+
+    Raises:
+        UsageError: none does.
+    """
+    scale = max(0, -int(value.as_tuple().exponent))
+    if scale > BIGNUMERIC_SCALE:
+        raise UsageError(f"A decimal with {scale} digits after the point cannot be a parameter: it would be rounded.")
+    fits = value.adjusted() < NUMERIC_INTEGER_DIGITS and scale <= NUMERIC_SCALE
+    return "NUMERIC" if fits else "BIGNUMERIC"
 
 
 def qualify(tree: sql.Node, target: TableName) -> None:
