@@ -46,6 +46,8 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.service_started": logging.INFO,
     "onerow.service_stopped": logging.INFO,
     "onerow.request_failed": logging.ERROR,
+    "onerow.report_failed": logging.WARNING,
+    "onerow.spool_cleaned": logging.INFO,
 }
 
 Fact = str | int | float | bool | None
