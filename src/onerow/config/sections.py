@@ -74,7 +74,8 @@ class Serve(_Section):
         uploads: deliveries that are staged at once; more are asked to come back.
         stores: connections to the warehouse of one service.
         requests_per_second: of one client, before it is asked to slow down.
-        spool: where deliveries wait on disk; None: the system's folder for such.
+        spool: where deliveries wait on disk; None: a folder of this user's in the system's folder for such.
+        spool_bytes: how much room all deliveries take there at once; more are asked to come back.
         drain: how long a service that was told to stop may finish what it does.
     """
 
@@ -88,6 +89,7 @@ class Serve(_Section):
     stores: int = Field(default=4, gt=0)
     requests_per_second: float = Field(default=100.0, gt=0)
     spool: str | None = None
+    spool_bytes: int = Field(default=16_000_000_000, gt=0)
     drain: Seconds = 25.0
 
 
@@ -100,6 +102,8 @@ class Coordination(_Section):
         on_deadline: what becomes of a batch that is incomplete then; it is reported in both cases.
         consolidations: how many batches one coordinator consolidates at once.
         keep_batches: how long a finished batch stays in the register.
+        keep_runs: how long the journal remembers a consolidation, also of the command line.
+        claim: a coordinator that has not been heard of for so long loses what it was consolidating to another one.
     """
 
     poll_every: Seconds = 2.0
@@ -107,6 +111,8 @@ class Coordination(_Section):
     on_deadline: Literal["consolidate", "leave"] = "consolidate"
     consolidations: int = Field(default=2, gt=0)
     keep_batches: Seconds = 604_800.0
+    keep_runs: Seconds = 1_209_600.0
+    claim: Seconds = 30.0
 
 
 class Monitoring(_Section):

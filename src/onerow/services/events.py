@@ -43,6 +43,21 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.intervention_unknown": logging.ERROR,
     "onerow.cleanup_done": logging.INFO,
     "onerow.cleanup_failed": logging.WARNING,
+    "onerow.batch_opened": logging.INFO,
+    "onerow.batch_sealed": logging.INFO,
+    "onerow.batch_complete": logging.INFO,
+    "onerow.batch_incomplete": logging.WARNING,
+    "onerow.batch_cancelled": logging.WARNING,
+    "onerow.batch_consolidated": logging.INFO,
+    "onerow.batch_failed": logging.ERROR,
+    "onerow.batch_abandoned": logging.WARNING,
+    "onerow.coordinator_failed": logging.ERROR,
+    "onerow.run_not_recorded": logging.WARNING,
+    "onerow.service_started": logging.INFO,
+    "onerow.service_stopped": logging.INFO,
+    "onerow.request_failed": logging.ERROR,
+    "onerow.report_failed": logging.WARNING,
+    "onerow.spool_cleaned": logging.INFO,
 }
 
 Fact = str | int | float | bool | None
