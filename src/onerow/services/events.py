@@ -55,6 +55,7 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.run_not_recorded": logging.WARNING,
     "onerow.service_started": logging.INFO,
     "onerow.service_stopped": logging.INFO,
+    "onerow.drain_failed": logging.ERROR,
     "onerow.request_failed": logging.ERROR,
     "onerow.report_failed": logging.WARNING,
     "onerow.spool_cleaned": logging.INFO,
