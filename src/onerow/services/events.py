@@ -15,6 +15,7 @@ FACTS_ATTRIBUTE: Final = "facts"
 EVENTS: Final[dict[str, int]] = {
     "onerow.lock_waiting": logging.INFO,
     "onerow.lock_acquired": logging.INFO,
+    "onerow.lock_timed_out": logging.WARNING,
     "onerow.lock_renewed": logging.DEBUG,
     "onerow.lock_renewal_failed": logging.WARNING,
     "onerow.lock_lost": logging.ERROR,
@@ -31,6 +32,7 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.merge_already_done": logging.INFO,
     "onerow.merge_fenced": logging.ERROR,
     "onerow.merge_conflict_retried": logging.WARNING,
+    "onerow.merge_retried": logging.INFO,
     "onerow.merge_unknown": logging.ERROR,
     "onerow.merge_failed": logging.ERROR,
     "onerow.verify_passed": logging.INFO,
@@ -41,6 +43,7 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.guarded_committed": logging.INFO,
     "onerow.intervention_retried": logging.WARNING,
     "onerow.intervention_unknown": logging.ERROR,
+    "onerow.consolidation_finished": logging.INFO,
     "onerow.cleanup_done": logging.INFO,
     "onerow.cleanup_failed": logging.WARNING,
 }
