@@ -40,6 +40,7 @@ KINDS = {
     "part_gone": 1,
     "part_corrupt": 1,
     "batch_not_found": 1,
+    "notifier": 1,
 }
 """Never change or remove a line. A new error adds one."""
 

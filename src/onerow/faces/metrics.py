@@ -43,6 +43,10 @@ UNMEASURED: Final[Mapping[str, str]] = {
     "onerow.row_restored": "a person's choice, in the history",
     "onerow.guarded_committed": "a person's choice, in the history",
     "onerow.repair_failed": "a person's command, which exits with its error",
+    "onerow.incident_opened": "shown by the gauge of open incidents",
+    "onerow.incident_resolved": "shown by the gauge of open incidents",
+    "onerow.incident_unreadable": "an error of the log, for people",
+    "onerow.monitor_failed": "shown by the age of the last look",
     "onerow.checkpoint_failed": "the engine's upkeep: the commit stands, the next one folds it in",
     "onerow.cancel_failed": "a lost lease is counted already, and its token is looked at before a commit",
     "onerow.rollback_failed": "the connection is given up with its transaction",
@@ -120,6 +124,10 @@ class Metrics(logging.Handler):
             "onerow.part_staged": self._staged,
             "onerow.part_refused": self._refused,
             "onerow.rows_quarantined": self._put_aside,
+            "onerow.alert_sent": lambda _, facts: self.looks.sent(facts["receiver"], "delivered"),
+            "onerow.alert_failed": lambda _, facts: self.looks.sent(
+                facts["receiver"], "refused" if facts["refused"] else "failed"
+            ),
             "onerow.cleanup_done": lambda table, _: self._cleanups.labels(table, "done").inc(),
             "onerow.cleanup_failed": lambda table, _: self._cleanups.labels(table, "failed").inc(),
         }
@@ -219,7 +227,7 @@ class LookMetrics:
         self._sent = Counter("onerow_notifications", "Tries to deliver a message.", labels, registry=registry)
 
     def sent(self, receiver: str, outcome: str) -> None:
-        """Count a try to deliver a message: ``delivered``, ``retried`` or ``refused``."""
+        """Count a try to deliver a message: ``delivered``, ``failed`` or ``refused``."""
         self._sent.labels(receiver, outcome).inc()
 
     def take(self, look: Look) -> None:

@@ -46,6 +46,12 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.consolidation_finished": logging.INFO,
     "onerow.cleanup_done": logging.INFO,
     "onerow.cleanup_failed": logging.WARNING,
+    "onerow.incident_opened": logging.WARNING,
+    "onerow.incident_resolved": logging.INFO,
+    "onerow.incident_unreadable": logging.ERROR,
+    "onerow.alert_sent": logging.INFO,
+    "onerow.alert_failed": logging.WARNING,
+    "onerow.monitor_failed": logging.ERROR,
 }
 
 Fact = str | int | float | bool | None
