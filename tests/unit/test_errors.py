@@ -41,6 +41,9 @@ KINDS = {
     "part_corrupt": 1,
     "batch_not_found": 1,
     "notifier": 1,
+    "batch_conflict": 2,
+    "part_not_staged": 2,
+    "abandoned": 5,
 }
 """Never change or remove a line. A new error adds one."""
 
