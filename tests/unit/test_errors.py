@@ -8,7 +8,8 @@ import pytest
 
 import onerow.adapters.locks.sqlite
 import onerow.adapters.staging.files
-import onerow.adapters.warehouse.duckdb.warehouse  # noqa: F401 -- their own errors belong to the tree
+import onerow.adapters.warehouse.duckdb.warehouse
+import onerow.faces.http.refusals  # noqa: F401 -- their own errors belong to the tree
 from onerow import errors
 
 KINDS = {
@@ -40,6 +41,16 @@ KINDS = {
     "part_gone": 1,
     "part_corrupt": 1,
     "batch_not_found": 1,
+    "request": 2,
+    "not_found": 2,
+    "unauthorized": 2,
+    "forbidden": 2,
+    "too_large": 2,
+    "unsupported_media_type": 2,
+    "slow_body": 2,
+    "incomplete_body": 2,
+    "too_many_requests": 2,
+    "busy": 1,
 }
 """Never change or remove a line. A new error adds one."""
 

@@ -43,6 +43,9 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.intervention_unknown": logging.ERROR,
     "onerow.cleanup_done": logging.INFO,
     "onerow.cleanup_failed": logging.WARNING,
+    "onerow.service_started": logging.INFO,
+    "onerow.service_stopped": logging.INFO,
+    "onerow.request_failed": logging.ERROR,
 }
 
 Fact = str | int | float | bool | None
