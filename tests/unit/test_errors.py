@@ -19,6 +19,7 @@ KINDS = {
     "not_installed": 2,
     "lock_store_mismatch": 2,
     "plan_outdated": 2,
+    "holder_alive": 2,
     "data": 3,
     "input_file": 3,
     "part_refused": 3,

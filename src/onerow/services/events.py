@@ -41,6 +41,8 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.guarded_committed": logging.INFO,
     "onerow.intervention_retried": logging.WARNING,
     "onerow.intervention_unknown": logging.ERROR,
+    "onerow.check_not_recorded": logging.WARNING,
+    "onerow.consolidation_asked": logging.WARNING,
     "onerow.cleanup_done": logging.INFO,
     "onerow.cleanup_failed": logging.WARNING,
     "onerow.service_started": logging.INFO,

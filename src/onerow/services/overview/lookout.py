@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 DAY_S: Final = 86_400.0
 MAX_DAYS: Final = 14
+MAX_RUNS: Final = 50
 PATIENCE_S: Final = 20.0
 """How long a viewer waits for a look that another one has begun, if there is nothing older to show."""
 
@@ -75,6 +76,15 @@ class Lookout:
                 )
             return self._latest
 
+    def days(self) -> tuple[str, ...]:
+        """Return the UTC days that figures are shown of, oldest first."""
+        count = min(max(round(self.settings.monitor.since / DAY_S), 1), MAX_DAYS)
+        return days_until(self.clock.utc_now(), count)
+
+    def run(self, consolidation: str) -> RunEntry | None:
+        """Return what was seen of a consolidation; None: nothing was."""
+        return self._known.get(consolidation)
+
     def forget(self, *names: str) -> None:
         """Look at these sections again the next time, however young they are: something was done to them."""
         with self._looking:
@@ -94,7 +104,7 @@ class Lookout:
     def _look(self) -> Overview:
         settings = self.settings
         down: list[OnerowError] = []
-        days = days_until(self.clock.utc_now(), min(max(round(settings.monitor.since / DAY_S), 1), MAX_DAYS))
+        days = self.days()
 
         def see(name: str, look: Callable[[Store], object]) -> Section[Any]:
             return self._section(name, look, down)
@@ -113,13 +123,14 @@ class Lookout:
             "quarantine": see("quarantine", sights.quarantine),
             "runs": runs,
         }
+        latest = None if runs.value is None else runs.value[:MAX_RUNS]
         by_day: Figures | None = None if runs.value is None else figures(runs.value, days)
         return Overview(
             taken_at=sights.iso(self.clock.utc_now()),
-            verdict=verdict(**parts),
+            verdict=verdict(**parts, now=self.clock.utc_now()),
             tables=tuple(settings.tables),
             figures=Section(by_day, runs.as_of, runs.error, runs.error_kind),
-            **parts,
+            **{**parts, "runs": Section(latest, runs.as_of, runs.error, runs.error_kind)},
         )
 
     def _runs(self, store: Store, first_day: str) -> tuple[RunEntry, ...]:

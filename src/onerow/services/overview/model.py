@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 Seen = TypeVar("Seen")
 
 Level = Literal["well", "warning", "unknown", "critical"]
+CheckState = Literal["never", "failed", "old", "duplicates", "findings", "clean"]
 LEVELS: tuple[Level, ...] = ("critical", "unknown", "warning", "well")
 """From the gravest on. Not knowing is graver than a warning: what is hidden may be anything."""
 
@@ -68,15 +69,17 @@ class Checked(_Plain):
         state: ``never`` checked; ``failed``: the last check could not run; ``old``: nothing was found, but too long ago
             to say anything of now; else what was found.
         checked_at: "" if it was never checked.
+        since: the first partition that was looked at; None: all were.
         partitions: how many were looked at.
         by_partition: those with duplicates, the latest first.
         findings: lines for people.
     """
 
     table: str
-    state: Literal["never", "failed", "old", "duplicates", "findings", "clean"]
+    state: CheckState
     checked_at: str = ""
     age_s: float = 0.0
+    since: str | None = None
     rows: int = 0
     partitions: int = 0
     duplicate_keys: int = 0
@@ -88,24 +91,30 @@ class Checked(_Plain):
 
 @dataclass(frozen=True, slots=True)
 class IncidentSeen(_Plain):
-    """One incident.
+    """One incident: one kind of finding in one table.
 
     Attributes:
         what: what is wrong, one sentence.
+        of: what its members are: ``partition``, ``batch`` or ``check``.
+        members: the first that it is about; ``more_members`` are left out.
         command: what to type to look closer.
-        undelivered: messages about it that no receiver has taken yet.
+        resolved_at: when it was over, None while it is open.
+        undelivered: receivers that could not be told yet, each with the reason.
     """
 
     fingerprint: str
+    kind: str
     level: str
     open: bool
     table: str
-    partition: str | None
     what: str
+    of: str
+    members: tuple[str, ...]
+    more_members: int
     command: str
     since: str
-    last_seen: str
-    undelivered: int = 0
+    resolved_at: str | None
+    undelivered: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +226,8 @@ class Overview(_Plain):
 
     Attributes:
         taken_at: when it was put together.
-        warehouse: the lock store's identity and the tables are the configuration's; this names it for people.
-        runs: the latest consolidations, newest first.
+        tables: those that are configured.
+        figures: of the last days, over all consolidations; ``runs`` are the latest of them, newest first.
     """
 
     taken_at: str
@@ -232,3 +241,9 @@ class Overview(_Plain):
     quarantine: Section[tuple[QuarantineSeen, ...]]
     figures: Section[Figures]
     runs: Section[tuple[RunEntry, ...]]
+
+    @property
+    def blind(self) -> bool:
+        """Whether nothing at all could be looked at now."""
+        sections = (self.checks, self.incidents, self.locks, self.batches, self.quarantine, self.runs)
+        return all(section.error is not None for section in sections)

@@ -7,21 +7,38 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from onerow.core.batchrecords import record_from_json
+from onerow.core.incidents import LEVELS, incident_from_json
 from onerow.services.batchstatus import status_of
-from onerow.services.overview.model import Backlog, BatchSeen, LockSeen, QuarantineSeen
+from onerow.services.lastchecks import LastChecks
+from onerow.services.overview.model import (
+    Backlog,
+    BatchSeen,
+    Checked,
+    IncidentSeen,
+    LockSeen,
+    PartitionDuplicates,
+    QuarantineSeen,
+)
 from onerow.services.overview.verdict import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from onerow.config import Monitoring
+    from onerow.core.incidents import Incident
     from onerow.services.batches import BatchView
-    from onerow.services.overview.model import Checked, IncidentSeen
+    from onerow.services.lastchecks import LastCheck
+    from onerow.services.overview.model import CheckState
     from onerow.services.store import Store
 
 MAX_BATCHES: Final = 60
 FORCED_SHOWN_S: Final = 86_400.0
 BATCH_PREFIX: Final = "batch:"
+INCIDENT_PREFIX: Final = "incident:"
+MAX_MEMBERS: Final = 8
+OLD_CHECKS: Final = 5
+LEAST_OLD_S: Final = 900.0
+"""A check that was clean says nothing of now after five times the monitor's interval, and at least this long."""
 OVERLAP: Final = dt.timedelta(hours=1)
 """A run is written when it ends and stands where it began."""
 FINISHED: Final = frozenset({"merged", "discarded"})
@@ -166,3 +183,77 @@ def runs(store: Store, first_day: str, known: Mapping[str, RunEntry]) -> dict[st
     for table in store.tables:
         found |= {run.result.consolidation: run for run in store.runs.list(table, since=again)}
     return found
+
+
+def checks(store: Store, monitor: Monitoring) -> tuple[Checked, ...]:
+    """Return what the last check of each table has found; a table that was never checked says so."""
+    last = LastChecks(store.ports.locks).list(store.tables)
+    too_old_s = max(OLD_CHECKS * monitor.every, LEAST_OLD_S)
+    return tuple(
+        _checked(last[name], too_old_s) if name in last else Checked(name, "never") for name in store.tables
+    )
+
+
+def _checked(last: LastCheck, too_old_s: float) -> Checked:
+    state: CheckState = "clean"
+    if last.error is not None:
+        state = "failed"
+    elif last.duplicate_keys:
+        state = "duplicates"
+    elif last.age_s > too_old_s:
+        state = "old"
+    elif last.findings:
+        state = "findings"
+    by_partition = sorted((last.by_partition or {}).items(), reverse=True)
+    return Checked(
+        table=last.table,
+        state=state,
+        checked_at=iso(last.checked_at),
+        age_s=last.age_s,
+        since=last.since,
+        rows=last.rows,
+        partitions=last.partitions,
+        duplicate_keys=last.duplicate_keys,
+        extra_rows=last.extra_rows,
+        by_partition=tuple(PartitionDuplicates(name or None, keys) for name, keys in by_partition),
+        findings=last.findings,
+        error=last.error,
+    )
+
+
+def incidents(store: Store) -> tuple[IncidentSeen, ...]:
+    """Return the incidents, open ones first, the gravest and latest of them before."""
+    found = [
+        _incident(incident_from_json(entry.value))
+        for entry in store.ports.locks.entries(INCIDENT_PREFIX)
+        if entry.value is not None
+    ]
+    found.sort(key=lambda incident: incident.since, reverse=True)
+    found.sort(key=lambda incident: (not incident.open, -LEVELS.index(incident.level)))
+    return tuple(found)
+
+
+def _incident(incident: Incident) -> IncidentSeen:
+    names = tuple(incident.members)
+    return IncidentSeen(
+        fingerprint=incident.fingerprint,
+        kind=incident.kind,
+        level=incident.level,
+        open=incident.open,
+        table=incident.table,
+        what=incident.what,
+        of=incident.of,
+        members=names[:MAX_MEMBERS],
+        more_members=len(names[MAX_MEMBERS:]) + incident.more,
+        command=incident.command,
+        since=iso(since_1970(incident.since_us)),
+        resolved_at=None if incident.open else iso(since_1970(incident.resolved_us)),
+        undelivered=tuple(
+            f"{name}: {delivery.error}" for name, delivery in sorted(incident.deliveries.items()) if delivery.error
+        ),
+    )
+
+
+def since_1970(us: int) -> dt.datetime:
+    """Return a moment of a store's clock."""
+    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=us)

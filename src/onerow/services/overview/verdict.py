@@ -6,6 +6,7 @@ told as "cannot tell", never as fine.
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING, Final
 
 from onerow.services.overview.model import LEVELS, Reason, Verdict
@@ -32,6 +33,9 @@ HEADLINES: Final[dict[Level, str]] = {
     "well": "All is well",
 }
 
+RECENT: Final = dt.timedelta(days=1)
+"""A failure is a reason for so long; what it left in staging is one of its own."""
+
 INCIDENT_LEVELS: Final[dict[str, Level]] = {"CRITICAL": "critical", "WARNING": "warning"}
 """Levels of incidents that are reasons; those for information are none."""
 
@@ -45,8 +49,9 @@ def verdict(
     backlog: Section[tuple[Backlog, ...]],
     quarantine: Section[tuple[QuarantineSeen, ...]],
     runs: Section[tuple[RunEntry, ...]],
+    now: dt.datetime,
 ) -> Verdict:
-    """Return the verdict over what was seen."""
+    """Return the verdict over what was seen; ``now`` says which failures are recent."""
     sections = {
         "checks": (checks, "the last checks"),
         "incidents": (incidents, "incidents"),
@@ -60,37 +65,42 @@ def verdict(
         for anchor, (section, name) in sections.items()
         if section.error is not None
     ]
-    reasons += _checks(checks.value or ())
+    told = {seen.table for seen in incidents.value or () if seen.open and seen.level == "CRITICAL"}
     reasons += _incidents(incidents.value or ())
+    reasons += [
+        reason
+        for check in checks.value or ()
+        if not (check.state == "duplicates" and check.table in told)  # an incident tells of it already
+        for reason in _check(check)
+    ]
     reasons += _locks(locks.value or ())
     reasons += _batches(batches.value or ())
     reasons += _backlog(backlog.value or ())
-    reasons += _runs(runs.value or ())
+    reasons += _runs(runs.value or (), now - RECENT)
     reasons.sort(key=lambda reason: LEVELS.index(reason.level))
     level: Level = reasons[0].level if reasons else "well"
     return Verdict(level, HEADLINES[level], tuple(reasons))
 
 
-def _checks(checks: Sequence[Checked]) -> Iterator[Reason]:
-    for check in checks:
-        name = check.table
-        match check.state:
-            case "duplicates":
-                text = f"{counted(check.duplicate_keys, 'key')} of {name} stand more than once"
-                if check.duplicate_keys == 1:
-                    text = f"1 key of {name} stands more than once"
-                yield Reason("critical", f"{text} ({counted(check.extra_rows, 'row')} too many).", "checks")
-            case "findings":
-                yield Reason("warning", f"{name}: {check.findings[0] if check.findings else 'findings'}", "checks")
-            case "failed":
-                yield Reason("unknown", f"The last check of {name} could not run: {check.error}", "checks")
-            case "never":
-                yield Reason("unknown", f"{name} was not checked yet; `onerow monitor` does it.", "checks")
-            case "old":
-                ago = span(check.age_s)
-                yield Reason("unknown", f"{name} was last checked {ago} ago; is `onerow monitor` running?", "checks")
-            case "clean":
-                pass
+def _check(check: Checked) -> Iterator[Reason]:
+    name = check.table
+    match check.state:
+        case "duplicates":
+            text = f"{counted(check.duplicate_keys, 'key')} of {name} stand more than once"
+            if check.duplicate_keys == 1:
+                text = f"1 key of {name} stands more than once"
+            yield Reason("critical", f"{text} ({counted(check.extra_rows, 'row')} too many).", "checks")
+        case "findings":
+            yield Reason("warning", f"{name}: {check.findings[0] if check.findings else 'findings'}", "checks")
+        case "failed":
+            yield Reason("unknown", f"The last check of {name} could not run: {check.error}", "checks")
+        case "never":
+            yield Reason("unknown", f"{name} was not checked yet; `onerow monitor` does it.", "checks")
+        case "old":
+            ago = span(check.age_s)
+            yield Reason("unknown", f"{name} was last checked {ago} ago; is `onerow monitor` running?", "checks")
+        case "clean":
+            pass
 
 
 def _incidents(incidents: Sequence[IncidentSeen]) -> Iterator[Reason]:
@@ -98,9 +108,9 @@ def _incidents(incidents: Sequence[IncidentSeen]) -> Iterator[Reason]:
         level = INCIDENT_LEVELS.get(incident.level)
         if incident.open and level is not None:
             yield Reason(level, incident.what, "incidents")
-    waiting = sum(incident.undelivered for incident in incidents)
-    if waiting:
-        yield Reason("warning", f"{counted(waiting, 'alert')} could not be delivered yet.", "incidents")
+    untold = sorted({told.partition(":")[0] for incident in incidents for told in incident.undelivered})
+    if untold:
+        yield Reason("warning", f"Alerts could not be delivered yet to: {', '.join(untold)}.", "incidents")
 
 
 def _locks(locks: Sequence[LockSeen]) -> Iterator[Reason]:
@@ -128,8 +138,8 @@ def _backlog(backlog: Sequence[Backlog]) -> Iterator[Reason]:
             yield Reason("warning", text, "staging")
 
 
-def _runs(runs: Sequence[RunEntry]) -> Iterator[Reason]:
-    """Yield the batches whose latest consolidation did not end well; an older failure is mended by a newer success."""
+def _runs(runs: Sequence[RunEntry], recent: dt.datetime) -> Iterator[Reason]:
+    """Yield the batches whose latest consolidation, within a day, did not end well; a newer success mends a failure."""
     seen: set[tuple[str, str]] = set()
     for run in runs:
         result = run.result
@@ -137,7 +147,7 @@ def _runs(runs: Sequence[RunEntry]) -> Iterator[Reason]:
         if name in seen:
             continue
         seen.add(name)
-        if not result.success:
+        if not result.success and run.finished_at > recent:
             words = result.status.replace("_", " ")
             text = f"The latest consolidation of batch {result.batch} into {result.table} ended as: {words}."
             yield Reason("unknown" if result.status == "unknown" else "warning", text, "runs")

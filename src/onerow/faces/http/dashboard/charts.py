@@ -25,6 +25,7 @@ TOP: Final = 10
 BOTTOM: Final = 22
 GAP: Final = 0.28
 """Share of a column that stays empty."""
+WIDEST: Final = 36.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,9 @@ def stacked(columns: Sequence[tuple[str, Sequence[int]]], names: Sequence[str]) 
                 continue
             upper, lower = _y(done + count, top), _y(done, top)
             words = f"{label}: {count:,} {names[kind]}"
-            x = LEFT + (number + GAP / 2) * step
-            bars.append(Bar(_r(x), upper, _r(step * (1 - GAP)), _r(max(lower - upper, 1.0)), kind, words))
+            width = min(step * (1 - GAP), WIDEST)
+            x = LEFT + (number + 0.5) * step - width / 2
+            bars.append(Bar(_r(x), upper, _r(width), _r(max(lower - upper, 1.0)), kind, words))
             done += count
     return Chart(ticks, _labels([label for label, _ in columns]), bars=tuple(bars))
 

@@ -254,14 +254,14 @@
     try {
       const { ok, status, told: said } = await (dialog.id === "release"
         ? act("/v1/locks/force-release", { scope: dialog.asked.scope, reason, force: part(dialog, "force").checked })
-        : act(dialog.asked.url, { reason }));
+        : act("/v1/batches/consolidate-again", { table: dialog.asked.table, batch: dialog.asked.batch, reason }));
       if (ok && dialog.id === "release" && said.fence_error) {
         result(dialog, "warning", said.message);
         does.textContent = "Try the second step again";
         part(dialog, "alive").hidden = true;
         does.disabled = false;
       } else if (ok) {
-        result(dialog, "well", said.message || "It is on its way; the state of the batch tells how it ends.");
+        result(dialog, "well", said.message);
         does.hidden = true;
         closes.textContent = "Close";
         closes.focus();
