@@ -48,6 +48,16 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.service_started": logging.INFO,
     "onerow.service_stopped": logging.INFO,
     "onerow.request_failed": logging.ERROR,
+    "onerow.batch_opened": logging.INFO,
+    "onerow.batch_sealed": logging.INFO,
+    "onerow.batch_complete": logging.INFO,
+    "onerow.batch_incomplete": logging.WARNING,
+    "onerow.batch_cancelled": logging.WARNING,
+    "onerow.batch_consolidated": logging.INFO,
+    "onerow.batch_failed": logging.ERROR,
+    "onerow.batch_abandoned": logging.WARNING,
+    "onerow.coordinator_failed": logging.ERROR,
+    "onerow.run_not_recorded": logging.WARNING,
 }
 
 Fact = str | int | float | bool | None
