@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import duckdb
 
@@ -15,7 +15,7 @@ from onerow.core.incidents import Policy, Sighting, sighted
 from onerow.core.results import ConsolidationResult, PartitionResult
 from onerow.services.lastchecks import LastChecks
 from onerow.services.leases import LEASE_PREFIX
-from onerow.services.runs import RunEntry, RunJournal
+from onerow.services.runs import RunEntry
 from support.bench import PREDICTIONS, prediction, predictions
 
 HOSTILE = '<img src=x onerror=alert(1)>"\'&/../%2f{{7*7}}'

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 
 from onerow import __version__
 from onerow.bootstrap import open_store
-from onerow.faces.http import health, problems, session_routes
+from onerow.faces.http import dashboard, health, problems, session_routes
 from onerow.faces.http.drain import Drain
 from onerow.faces.http.health import DeepHealth
 from onerow.faces.http.limits import Limits, Rate
@@ -58,7 +58,9 @@ def create_coordinator(
     Raises:
         ConfigurationError: the service would be open to others than this machine.
     """
-    return _service("coordinator", settings, access, opens, routers=[session_routes.router])
+    app = _service("coordinator", settings, access, opens, routers=[session_routes.router])
+    dashboard.install(app)
+    return app
 
 
 def create_worker(

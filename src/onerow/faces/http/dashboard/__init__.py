@@ -18,6 +18,6 @@ __all__ = ["install"]
 def install(app: FastAPI) -> None:
     """Add the page and its JSON to a service that has settings, a pool of stores and a coordinator in its state."""
     state = app.state
-    state.desk = Desk(state.settings, SystemClock(), state.pool.store, state.coordinator)
+    state.desk = Desk(state.settings, SystemClock(), state.pool.store, lambda: state.coordinator)
     app.include_router(api_router)
     app.include_router(page_router)

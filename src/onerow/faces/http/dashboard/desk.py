@@ -55,14 +55,21 @@ class TableLook:
 
 
 class Desk:
-    """One for a process. Safe between threads."""
+    """One for a process. Safe between threads.
+
+    Args:
+        settings: the configuration.
+        clock: for ages, and what pages tell as now.
+        lend: lends a store to the thread that calls, as a pool does.
+        coordinator: the one that does what a person asks for.
+    """
 
     def __init__(
         self,
         settings: Settings,
         clock: Clock,
         lend: Callable[[], AbstractContextManager[Store]],
-        coordinator: Coordinator,
+        coordinator: Callable[[], Coordinator],
     ) -> None:
         self.settings = settings
         self.clock = clock
@@ -158,7 +165,7 @@ class Desk:
         if not reason.strip():
             raise UsageError("To consolidate again needs a reason; it is kept in the log.")
         spec = self.table(table)
-        status = self._coordinator.consolidate(spec.name, check_name(batch, "batch"), by=caller.name)
+        status = self._coordinator().consolidate(spec.name, check_name(batch, "batch"), by=caller.name)
         emit("onerow.consolidation_asked", table=spec.name, batch=batch, by=caller.name, reason=reason)
         self.lookout.forget("batches", "runs")
         return status
