@@ -37,7 +37,7 @@ def test_a_client_has_its_share_and_gets_it_back_with_time():
 
 
 def test_a_failed_login_costs_more_than_a_request():
-    limit, clock = rate(per_s=1.0, burst=20.0)
+    limit, _ = rate(per_s=1.0, burst=20.0)
     limit.fine("a", FAILED_LOGIN_COSTS)
     limit.fine("a", FAILED_LOGIN_COSTS)
     assert limit.take("a") == pytest.approx(21.0)

@@ -47,6 +47,7 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.cleanup_failed": logging.WARNING,
     "onerow.service_started": logging.INFO,
     "onerow.service_stopped": logging.INFO,
+    "onerow.drain_failed": logging.ERROR,
     "onerow.request_failed": logging.ERROR,
     "onerow.batch_opened": logging.INFO,
     "onerow.batch_sealed": logging.INFO,
@@ -58,6 +59,8 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.batch_abandoned": logging.WARNING,
     "onerow.coordinator_failed": logging.ERROR,
     "onerow.run_not_recorded": logging.WARNING,
+    "onerow.report_failed": logging.WARNING,
+    "onerow.spool_cleaned": logging.INFO,
 }
 
 Fact = str | int | float | bool | None

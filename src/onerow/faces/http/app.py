@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -13,21 +15,25 @@ from starlette.responses import JSONResponse
 
 from onerow import __version__
 from onerow.bootstrap import open_store
-from onerow.faces.http import dashboard, health, problems, session_routes
+from onerow.faces.http import dashboard, health, problems, session_routes, worker_routes
+from onerow.faces.http.deliveries import Deliveries
 from onerow.faces.http.drain import Drain
 from onerow.faces.http.health import DeepHealth
 from onerow.faces.http.limits import Limits, Rate
 from onerow.faces.http.pool import StorePool
+from onerow.faces.http.reporting import Reporter, check_coordinator, coordinator_token
 from onerow.faces.http.security import Access, Caller, Role, require
+from onerow.faces.http.spool import Spool
+from onerow.services.events import emit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-    from contextlib import AbstractContextManager
+    from contextlib import AbstractAsyncContextManager
 
     from onerow.config import Settings
     from onerow.services.store import Store
 
-    Around = Callable[[FastAPI], AbstractContextManager[None]]
+    Around = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 PROBLEM: Final[dict[int | str, dict[str, Any]]] = {
     "default": {
@@ -64,10 +70,62 @@ def create_coordinator(
 
 
 def create_worker(
-    settings: Settings, *, access: Access | None = None, opens: Callable[[Settings], Store] = open_store
+    settings: Settings,
+    *,
+    access: Access | None = None,
+    opens: Callable[[Settings], Store] = open_store,
+    reporter: Reporter | None = None,
 ) -> FastAPI:
-    """Return the worker over ``settings``; as ``create_coordinator``."""
-    return _service("worker", settings, access, opens, routers=[])
+    """Return the worker over ``settings``.
+
+    Args:
+        settings: the configuration.
+        access: who may do what; None: as the environment says.
+        opens: opens a store over the settings.
+        reporter: tells the coordinator; None: as the settings and the environment say.
+
+    Raises:
+        ConfigurationError: as ``create_coordinator``; or the coordinator's URL or the spool cannot be used.
+    """
+    serve = settings.serve
+    if reporter is None and serve.coordinator:
+        reporter = Reporter(check_coordinator(serve.coordinator), token=coordinator_token(os.environ))
+
+    @asynccontextmanager
+    async def taking_deliveries(app: FastAPI) -> AsyncIterator[None]:
+        root = None if serve.spool is None else _beside(settings, serve.spool)
+        with Spool(root, max_bytes=serve.spool_bytes) as spool:
+            if removed := spool.clean_up():
+                emit("onerow.spool_cleaned", processes=removed)
+            app.state.spool = spool
+            app.state.deliveries = Deliveries(
+                app.state.pool, spool, at_once=serve.uploads, max_bytes=serve.max_part_bytes
+            )
+            yield
+
+    @asynccontextmanager
+    async def reporting(app: FastAPI) -> AsyncIterator[None]:
+        app.state.reporter = reporter
+        if reporter is None:
+            yield
+        else:
+            async with reporter.running():
+                yield
+
+    return _service(
+        "worker",
+        settings,
+        access,
+        opens,
+        routers=[worker_routes.router],
+        around=[taking_deliveries, reporting],
+        long_bodies=re.compile(r"/v1/tables/[^/]+/batches/[^/]+/rows"),
+    )
+
+
+def _beside(settings: Settings, path: str) -> Path:
+    """Return a path of the configuration, relative to its file."""
+    return (Path.cwd() if settings.file is None else settings.file.parent) / path
 
 
 def _service(
@@ -78,6 +136,7 @@ def _service(
     *,
     routers: Sequence[APIRouter],
     around: Sequence[Around] = (),
+    long_bodies: re.Pattern[str] | None = None,
 ) -> FastAPI:
     """Return an app with what both services share.
 
@@ -88,15 +147,16 @@ def _service(
         opens: opens a store over the settings.
         routers: the service's own routes; each has a dependency that asks for a role.
         around: what runs while the service does: entered in order when it starts, left in reverse when it stops.
+        long_bodies: the paths whose bodies may be as long as a part.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             stack.callback(app.state.pool.close)
             stack.callback(app.state.health.close)
             for part in around:
-                stack.enter_context(part(app))
+                await stack.enter_async_context(part(app))
             yield
             app.state.drain.begin()
 
@@ -120,22 +180,16 @@ def _service(
     state.drain = Drain(settings.serve.drain)
     state.started_s = time.monotonic()
     problems.install(app)
-    app.add_middleware(
-        Limits, rate=Rate(settings.serve.requests_per_second), max_bytes=_longest_body(settings)
-    )
+    serve = settings.serve
+
+    def longest_body(path: str) -> int:
+        return serve.max_part_bytes if long_bodies and long_bodies.fullmatch(path) else serve.max_request_bytes
+
+    app.add_middleware(Limits, rate=Rate(serve.requests_per_second), max_bytes=longest_body)
     for router in (health.router, description_router, *routers):
         app.include_router(router)
     app.openapi = lambda: described(app)  # type: ignore[method-assign]  # FastAPI's way to change the description
     return app
-
-
-def _longest_body(settings: Settings) -> Callable[[str], int]:
-    """Return what tells the longest body by the path: only deliveries of rows are long."""
-
-    def longest(path: str) -> int:
-        return settings.serve.max_part_bytes if path.endswith("/rows") else settings.serve.max_request_bytes
-
-    return longest
 
 
 def described(app: FastAPI) -> dict[str, Any]:

@@ -202,7 +202,8 @@ class _Body:
             return await self._receive()  # whoever waits for the client to go may wait
         asked_s = time.monotonic()
         try:
-            message = await asyncio.wait_for(self._receive(), self._idle_s)
+            async with asyncio.timeout(self._idle_s):
+                message = await self._receive()
         except TimeoutError as error:
             raise self._too_slow() from error
         self._waited_s += time.monotonic() - asked_s
