@@ -59,6 +59,9 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.batch_abandoned": logging.WARNING,
     "onerow.coordinator_failed": logging.ERROR,
     "onerow.run_not_recorded": logging.WARNING,
+    "onerow.service_started": logging.INFO,
+    "onerow.service_stopped": logging.INFO,
+    "onerow.request_failed": logging.ERROR,
     "onerow.report_failed": logging.WARNING,
     "onerow.spool_cleaned": logging.INFO,
 }

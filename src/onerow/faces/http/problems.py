@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from onerow.errors import (
+    BatchConflictError,
     BatchNotFoundError,
     ConflictError,
     DataError,
@@ -24,6 +25,7 @@ from onerow.errors import (
     OnerowError,
     OutcomeUnknownError,
     PartMisfitError,
+    PartNotStagedError,
     PartRefusedError,
     PlanOutdatedError,
     RetriesExhaustedError,
@@ -52,6 +54,8 @@ STATUSES: Final[tuple[tuple[type[OnerowError], int], ...]] = (
     (OutcomeUnknownError, 503),
     (PlanOutdatedError, 409),
     (HolderAliveError, 409),
+    (BatchConflictError, 409),
+    (PartNotStagedError, 409),
     (LockAcquisitionError, 409),
     (ConflictError, 409),
     (FencedError, 409),
