@@ -42,6 +42,7 @@ KINDS = {
     "part_gone": 1,
     "part_corrupt": 1,
     "batch_not_found": 1,
+    "notifier": 1,
     "batch_conflict": 2,
     "part_not_staged": 2,
     "abandoned": 5,

@@ -115,7 +115,7 @@ class BigQueryWarehouse:
             yield preparation.run()
         finally:
             for made in preparation.made:
-                self._drop(made)
+                self._drop(made, plan.spec)
 
     def apply(self, prepared: Prepared, cancellation: Cancellation) -> Outcome:
         """Run the plan as one script."""
@@ -265,7 +265,7 @@ class BigQueryWarehouse:
     def _table_of(self, part: PartManifest) -> TableName:
         return staged_table(self._client.names, part)
 
-    def _drop(self, table: TableName) -> None:
+    def _drop(self, table: TableName, spec: TableSpec) -> None:
         """Drop a scratch table. One that cannot be dropped now expires by itself; what was committed stays so."""
         try:
             self._client.call(
@@ -275,7 +275,8 @@ class BigQueryWarehouse:
                 ),
             )
         except OnerowError as error:
-            logger.warning("onerow.cleanup_failed", extra={"facts": {"table": str(table), "error": error.message}})
+            facts = {"table": spec.name, "scratch": str(table), "error": error.message}
+            logger.warning("onerow.cleanup_failed", extra={"facts": facts})
 
     def _read(self, name: str, table: str, *parameters: Parameter) -> tuple[tuple[Any, ...], ...]:
         statement = sql.render(sql.templates(CONTROL)[name], control_pieces(self._client.names, table))
