@@ -103,7 +103,8 @@ def ours(*, parts: int = 15, seconds_held: float = 20.0) -> PerConsolidation:
     """Return what onerow costs.
 
     A part is a load job, which is free. Queries: what the ledger names, the source (each part's table, then the scratch
-    table), the script, and a row that tells its cost, which reads nothing. Writes: the scope's lease and the turn to commit, each taken and released, and renewals of both.
+    table), the script, and a row that tells its cost, which reads nothing. Writes: the scope's lease and the turn to
+    commit, each taken and released, and renewals of both.
     """
     text = script()
     renewals = int(seconds_held // RENEWED_EVERY_S)

@@ -19,6 +19,7 @@ KINDS = {
     "not_installed": 2,
     "lock_store_mismatch": 2,
     "plan_outdated": 2,
+    "holder_alive": 2,
     "data": 3,
     "input_file": 3,
     "part_refused": 3,
@@ -55,6 +56,9 @@ KINDS = {
     "incomplete_body": 2,
     "too_many_requests": 2,
     "busy": 1,
+    "batch_conflict": 2,
+    "part_not_staged": 2,
+    "abandoned": 5,
 }
 """Never change or remove a line. A new error adds one."""
 
