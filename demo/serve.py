@@ -214,7 +214,8 @@ def main() -> None:
         console.print("Break something, and look at the page (the monitor looks every 15 s):")
         console.print(f"  a duplicate     {python} -m demo.serve --break duplicate")
         console.print(f"  a stuck lock    {python} -m demo.serve --break lock")
-        console.print(f"  mend it         {Path(python).with_name('onerow')} --config {here} dedupe --table {TABLE} --apply\n")
+        program = Path(python).with_name("onerow")
+        console.print(f"  mend it         {program} --config {here} dedupe --table {TABLE} --apply\n")
         feed(Team(coordinator, worker), services, asked.every)
         raise SystemExit(f"A service has ended; see the logs in {here}.")
     except KeyboardInterrupt:
