@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from onerow.errors import ConfigurationError
 from onerow.faces.http.app import create_worker
 from onerow.faces.http.reporting import TRIES, Reporter, check_coordinator, coordinator_token
 from support.bench import predictions
-from support.services import headers
+from support.services import TOKENS, headers
 
 
 class Coordinator(httpx.AsyncBaseTransport):
@@ -36,6 +37,13 @@ def reporter(coordinator, **more):
     return Reporter("http://coordinator:8470/", first_pause_s=0.01, transport=coordinator, **more)
 
 
+async def until(condition):
+    deadline_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.005)
+
+
 def failed(caplog):
     return [record.facts["error"] for record in caplog.records if record.getMessage() == "onerow.report_failed"]
 
@@ -43,14 +51,14 @@ def failed(caplog):
 def test_a_report_names_the_part_and_who_sends_it():
     async def run():
         coordinator = Coordinator(202)
-        told = reporter(coordinator, token="secret-token-0123456789")
+        told = reporter(coordinator, token=TOKENS["write"])
         async with told.running():
             assert await told.report("a/b", "2026 01", "p1") is True
         (request,) = coordinator.asked
         assert str(request.url) == "http://coordinator:8470/v1/tables/a%2Fb/batches/2026%2001/parts"
         assert json.loads(request.content) == {"part_id": "p1"}
-        assert request.headers["authorization"] == "Bearer secret-token-0123456789"
-        assert "secret" not in repr(told)
+        assert request.headers["authorization"] == headers("write")["Authorization"]
+        assert TOKENS["write"] not in repr(told)
 
     asyncio.run(run())
 
@@ -62,9 +70,7 @@ def test_a_coordinator_that_is_away_is_told_later(first, caplog):
         told = reporter(coordinator)
         async with told.running():
             assert await told.report("t", "b", "p1") is False, "nobody waits for the second try"
-            async with asyncio.timeout(10):
-                while len(coordinator.asked) < 3:
-                    await asyncio.sleep(0.005)
+            await until(lambda: len(coordinator.asked) == 3)
 
     asyncio.run(run())
     assert failed(caplog) == []
@@ -77,9 +83,7 @@ def test_a_report_is_given_up_at_last_and_said_so(answer, tries, reason, caplog)
         told = reporter(coordinator)
         async with told.running():
             assert await told.report("t", "b", "p1") is False
-            async with asyncio.timeout(10):
-                while not failed(caplog):
-                    await asyncio.sleep(0.005)
+            await until(lambda: failed(caplog))
         assert len(coordinator.asked) == tries
 
     caplog.set_level("INFO")

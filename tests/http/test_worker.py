@@ -176,7 +176,7 @@ def test_a_body_without_rows_stages_nothing(worker, settings):
         (b"{}", CSV + "; charset=utf-16", {}, 415, "unsupported_media_type"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_stages_nothing(content, kind, more, status, problem, worker, settings):
+def test_what_cannot_be_read_stages_nothing(worker, settings, content, kind, more, status, problem):  # noqa: PLR0917
     answer = send(worker, content, kind, **more)
     assert (answer.status_code, answer.json()["kind"]) == (status, problem), answer.text
     assert str(worker.app.state.spool.folder) not in answer.text

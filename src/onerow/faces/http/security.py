@@ -146,7 +146,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-_bearer = HTTPBearer(auto_error=False, description="A token of onerow with the role that the operation asks for.")
+bearer = HTTPBearer(auto_error=False, description="A token of onerow with the role that the operation asks for.")
 
 
 class Require:
@@ -156,7 +156,7 @@ class Require:
         self.role = role
 
     def __call__(
-        self, request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+        self, request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
     ) -> Caller:
         """Return who sends ``request``.
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import signal
 import socket
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from onerow.errors import ConfigurationError
+from onerow.errors import EXIT_FAILED, ConfigurationError
 from onerow.services.events import emit
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator
     from types import FrameType
 
@@ -25,6 +27,7 @@ BACKLOG: Final = 512
 MAX_CONNECTIONS: Final = 1000
 KEEP_ALIVE_S: Final = 20
 HEADER_S: Final = 15.0
+GRACE_S: Final = 5.0
 MAX_HEADER_BYTES: Final = 32 * 1024
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -76,7 +79,10 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Drain at the first signal, end at the second."""
+        """Drain at the first signal, end at the second. A server on another thread than the main one has none."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
         try:
             yield
@@ -127,10 +133,16 @@ def url_of(listener: socket.socket) -> str:
 def run(app: FastAPI, listener: socket.socket, *, tell: Callable[[str], None]) -> None:
     """Serve ``app`` until a signal, then drain it: what runs is finished or, when the time is up, given up.
 
+    A second signal waits for nothing. If something hangs for longer than the drain and a few seconds, the process
+    ends at once with exit code 1: leases expire by themselves, and nothing that was not committed is kept.
+
     Args:
         app: the service.
         listener: where it listens; it is closed.
         tell: called with the URL when requests are taken.
+
+    Raises:
+        ConfigurationError: what the service needs on this machine cannot be used.
     """
     drain = app.state.drain
     url = url_of(listener)
@@ -140,23 +152,46 @@ def run(app: FastAPI, listener: socket.socket, *, tell: Callable[[str], None]) -
         tell(url)
 
     def on_stop() -> None:
+        if not drain.begun:
+            last = threading.Timer(drain.seconds + GRACE_S, _end_at_once, [app.state.service])
+            last.daemon = True
+            last.start()
         drain.begin()
 
+    serve(app, Server(config_for(app), on_stop=on_stop, on_ready=on_ready), listener)
+    emit("onerow.service_stopped", service=app.state.service, left_s=round(drain.left_s(), 3))
+
+
+def config_for(app: FastAPI) -> uvicorn.Config:
+    """Return how ``app`` is served."""
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         http=Protocol,
         ws="none",
-        lifespan="on",
+        lifespan="off",  # ``serve`` enters it, so that what fails in it reaches the caller
         log_config=None,
         access_log=False,
         server_header=False,
         limit_concurrency=MAX_CONNECTIONS,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, int(drain.seconds)),
+        timeout_graceful_shutdown=max(1, round(app.state.drain.seconds)),
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )
-    server = Server(config, on_stop=on_stop, on_ready=on_ready)
-    server.run([listener])
-    emit("onerow.service_stopped", service=app.state.service, left_s=round(drain.left_s(), 3))
+
+
+def serve(app: FastAPI, server: Server, listener: socket.socket) -> None:
+    """Run ``server`` for ``app`` until it is told to stop."""
+
+    async def until_stopped() -> None:
+        async with app.router.lifespan_context(app):
+            await server.serve([listener])
+
+    with listener:
+        asyncio.run(until_stopped())
+
+
+def _end_at_once(service: str) -> None:
+    emit("onerow.drain_failed", service=service)
+    os._exit(EXIT_FAILED)
