@@ -78,7 +78,11 @@ def open_store(
     stager = Stager(parts=parts, checks_for=RowChecks, on_rows=on_rows)
     ports = Ports(warehouse, parts, locks, leases, clock, ids, stager, open_source)
     return Store(
-        ports=ports, tables=settings.tables, holder=holder_name(), keep_merged_s=settings.keep_merged_s
+        ports=ports,
+        tables=settings.tables,
+        holder=holder_name(),
+        keep_merged_s=settings.keep_merged_s,
+        keep_runs_s=settings.coordinator.keep_runs,
     )
 
 

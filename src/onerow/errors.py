@@ -100,6 +100,18 @@ class PlanOutdatedError(UsageError):
     kind = "plan_outdated"
 
 
+class BatchConflictError(UsageError):
+    """A request does not fit what has become of a registered batch; nothing was changed."""
+
+    kind = "batch_conflict"
+
+
+class PartNotStagedError(UsageError):
+    """A part was reported that is not in staging; nothing was changed."""
+
+    kind = "part_not_staged"
+
+
 # --- put right in the data --------------------------------------------------------------
 
 
@@ -212,6 +224,12 @@ class LeaseLostError(FencedError):
     """The lease could not be renewed in time, or somebody else holds it."""
 
     kind = "lease_lost"
+
+
+class AbandonedError(FencedError):
+    """The process was told to stop and gave this work up; whoever comes next does it."""
+
+    kind = "abandoned"
 
 
 class StaleLeaseError(FencedError):

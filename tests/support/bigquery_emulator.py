@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import datetime as dt
-import functools
 import json
+import re
 import sys
 import threading
 from pathlib import Path
@@ -28,8 +28,13 @@ from bqemulator.api.routes import jobs, tables, upload  # noqa: E402
 from bqemulator.catalog.etag import generate_etag  # noqa: E402
 from bqemulator.catalog.models import JobMeta, TableSchema  # noqa: E402
 from bqemulator.config import Settings  # noqa: E402
+from bqemulator.domain.result import Ok  # noqa: E402
+from bqemulator.jobs import executor  # noqa: E402
+from bqemulator.scripting import interpreter  # noqa: E402
+from bqemulator.sql import inner_query, translator  # noqa: E402
 from bqemulator.storage.type_map import duckdb_type_to_bq_field  # noqa: E402
 from sqlglot import exp  # noqa: E402
+from sqlglot.dialects.bigquery import BigQuery  # noqa: E402
 from sqlglot.dialects.dialect import Dialect  # noqa: E402
 from sqlglot.dialects.duckdb import DuckDB  # noqa: E402
 
@@ -301,20 +306,111 @@ def write_type(self, kind):
 
 
 # --- speed ---------------------------------------------------------------------------------------
+#
+# Each of the emulator's steps parses each statement anew, some fifty times in all. It is parsed once here; a step gets
+# a copy of the tree, or the tree itself where it does not change it.
 
 PARSE = Dialect.parse
-
-
-@functools.lru_cache(2048)
-def parsed(dialect, text):
-    return PARSE(dialect(), text)
+READERS = {
+    "_capture_dml_snapshots", "_detect_catalog_drop", "_detect_create_schema", "_detect_plain_create_table",
+    "_detect_plain_create_view", "_dml_targets", "_is_row_producing", "_parse_for_classification",
+    "_reject_dml_on_immutable", "build_catalog_schema", "detect_drop_routine",
+    "generator",  # sqlglot's own templates, which it copies before it fills them
+}  # fmt: skip
+REWRITERS = {
+    interpreter: ["_rewrite_vars_to_params"],
+    inner_query: ["rewrite_for_row_access"],
+    translator: [
+        "rewrite_create_table_schema_ctas", "rewrite_json_helpers", "rewrite_struct_helpers", "rewrite_unnest_struct",
+    ],
+}  # fmt: skip
+"""They change the tree exactly where they return another text."""
+SHARING = READERS.union(*REWRITERS.values())
+PARSED = {}
+MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}")
+MADE = re.compile(rf"{MOMENT.pattern}|(?<![0-9a-z])(?:[0-9a-f]{{32}}|[0-9a-f]{{16}})(?![0-9a-z])")
+STANDS_IN = re.compile(r"1999-09-09 09:09:09\.\d{6}|90070000000\d{5}|cafe0[0-9a-f]{11}(?:[0-9a-f]{16})?")
+TRANSLATE, REWRITE = translator.SQLTranslator.translate, interpreter.rewrite_table_refs
+KEPT = 2048
 
 
 def parse(self, text, **options):
-    """Parse a text once: each of the emulator's steps parses each statement anew, some fifty times in all."""
+    """Parse a text once."""
     if options or self.settings:
         return PARSE(self, text, **options)
-    return [tree if tree is None else tree.copy() for tree in parsed(type(self), text)]
+    key = (type(self), text)
+    trees = PARSED.get(key)
+    if trees is None:
+        if len(PARSED) >= KEPT:
+            PARSED.clear()
+        trees = PARSED[key] = PARSE(self, text)
+    if sys._getframe(2).f_code.co_name in SHARING:  # whoever has called sqlglot's parse_one
+        return trees
+    return [tree if tree is None else tree.copy() for tree in trees]
+
+
+def forgetting(rewrite):
+    """Forget the tree of a text that ``rewrite`` has changed."""
+
+    def rewriting(text, *more, **named):
+        changed = True
+        try:
+            result = rewrite(text, *more, **named)
+            changed = (result[0] if isinstance(result, tuple) else result) is not text
+        finally:
+            if changed:
+                PARSED.pop((BigQuery, text), None)
+        return result
+
+    return rewriting
+
+
+class Once:
+    """Does ``translate`` once for all texts that differ only in what is made anew for each test.
+
+    That is: the names of datasets and tables, tokens, and times. Each gets a stand-in of its form, and is put back; a
+    text in which one of them would be lost is translated as it is.
+    """
+
+    def __init__(self, translate):
+        self.translate = translate
+        self.known = {}
+
+    def __call__(self, text, key, *more, **named):
+        made = {}
+        plain = MADE.sub(lambda found: made.setdefault(found[0], stand_in(found[0], len(made))), text)
+        result = self.known.get((plain, key))
+        if result is None:
+            if len(self.known) >= KEPT:
+                self.known.clear()
+            result = self.known[plain, key] = self.translate(plain, *more, **named)
+        if not isinstance(result, str) or set(STANDS_IN.findall(plain)) != set(STANDS_IN.findall(result)):
+            return self.translate(text, *more, **named)
+        back = {there: name for name, there in made.items()}
+        return STANDS_IN.sub(lambda found: back[found[0]], result)
+
+
+def stand_in(name, number):
+    if MOMENT.fullmatch(name):
+        return f"1999-09-09 09:09:09.{number:06}"
+    return f"{9_007_000_000_000_000 + number}" if name.isdigit() else f"cafe{number:0{len(name) - 4}x}"
+
+
+def memoize():
+    """Have the emulator's translator remember its texts."""
+
+    def translate(text, own, **named):
+        result = TRANSLATE(own, text, **named)
+        return result.value if isinstance(result, Ok) else result
+
+    translating, rewriting = Once(translate), Once(REWRITE)
+
+    def translate_once(self, text, *, schema=None, caller=None):
+        result = translating(text, repr((schema, caller)), self, schema=schema, caller=caller)
+        return Ok(result) if isinstance(result, str) else result
+
+    translator.SQLTranslator.translate = translate_once
+    interpreter.rewrite_table_refs = executor.rewrite_table_refs = lambda text, own: rewriting(text, own, own)
 
 
 def create_app(context):
@@ -323,6 +419,10 @@ def create_app(context):
 
 def main():
     Dialect.parse = parse
+    for module, names in REWRITERS.items():
+        for name in names:
+            setattr(module, name, forgetting(getattr(module, name)))
+    memoize()
     DuckDB.Generator.TRANSFORMS[exp.DataType] = write_type  # its methods are compiled: none can be replaced
     tables._table_to_rest, tables._table_to_list_item, tables._rest_to_table_meta = read_table, list_table, parse_table
     upload.execute_load_job = load

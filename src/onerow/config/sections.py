@@ -102,6 +102,8 @@ class Coordination(_Section):
         on_deadline: what becomes of a batch that is incomplete then; it is reported in both cases.
         consolidations: how many batches one coordinator consolidates at once.
         keep_batches: how long a finished batch stays in the register.
+        keep_runs: how long the journal remembers a consolidation, also of the command line.
+        claim: a coordinator that has not been heard of for so long loses what it was consolidating to another one.
     """
 
     poll_every: Seconds = 2.0
@@ -109,6 +111,8 @@ class Coordination(_Section):
     on_deadline: Literal["consolidate", "leave"] = "consolidate"
     consolidations: int = Field(default=2, gt=0)
     keep_batches: Seconds = 604_800.0
+    keep_runs: Seconds = 1_209_600.0
+    claim: Seconds = 30.0
 
 
 class Monitoring(_Section):

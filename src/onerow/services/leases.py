@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from onerow.core import leases as core
 from onerow.core.partitions import Scope
-from onerow.errors import LeaseLostError, LockAcquisitionError, LockStoreError
+from onerow.errors import AbandonedError, FencedError, LeaseLostError, LockAcquisitionError, LockStoreError
 from onerow.services.events import emit
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class _Grant:
     regrants: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class HeldLeases:
     """Leases that are held together, renewed in the background. A Cancellation for the warehouse.
 
@@ -68,7 +68,7 @@ class HeldLeases:
     _clock: Clock
     _deadline_s: float
     _grants: dict[Scope, _Grant] = field(default_factory=dict)
-    _lost: LeaseLostError | None = None
+    _lost: LeaseLostError | AbandonedError | None = None
     _interrupt: Callable[[], None] | None = None
     wait_s: float = 0.0
     waited: bool = False
@@ -95,6 +95,13 @@ class HeldLeases:
         """Have ``interrupt`` called when a lease is lost."""
         self._interrupt = interrupt
 
+    def abandon(self, error: AbandonedError) -> None:
+        """Have the holder stop before its next commit and give the leases back; what it is told then is ``error``."""
+        if self._lost is None:
+            self._lost = error
+        if self._interrupt is not None:
+            self._interrupt()
+
     def renew(self) -> bool:
         """Renew every lease once; False when one is lost and there is nothing left to keep."""
         try:
@@ -102,7 +109,7 @@ class HeldLeases:
             for scope, grant in list(self._grants.items()):
                 self._renew_one(scope, grant)
             self.raise_if_cancelled()
-        except LeaseLostError:
+        except FencedError:
             if self._interrupt is not None:
                 self._interrupt()
             return False
@@ -207,6 +214,22 @@ class Leases:
         self._background = background
         self._ids = ids
         self.settings = settings
+        self._holding: list[HeldLeases] = []
+        self._abandoned: AbandonedError | None = None
+
+    def abandon(self, why: str) -> None:
+        """Have all who hold or wait for leases here stop before their next commit, from any thread, for good.
+
+        What is in a transaction is told to stop; what has committed stands. The leases are given back as the holders
+        end, and whoever comes next does their work.
+        """
+        error = AbandonedError(
+            f"The work was given up: {why}.",
+            hint="Nothing was committed after that; staging is kept. Consolidate again.",
+        )
+        self._abandoned = error
+        for held in list(self._holding):
+            held.abandon(error)
 
     @property
     def store_identity(self) -> str:
@@ -250,6 +273,9 @@ class Leases:
         begun_s = self._clock.monotonic_s()
         held = HeldLeases(self._store, self._clock, claim.duration_s * RENEW_DEADLINE)
         every_s = min(self.settings.renew_every_s, claim.duration_s / 3)
+        self._holding.append(held)
+        if self._abandoned is not None:  # looked at after it is in the list: of two threads one sees the other
+            held.abandon(self._abandoned)
         keeper = self._background.every(every_s, held.renew, name="onerow-renewal")
         try:
             for scope in sorted(set(scopes)):
@@ -257,6 +283,7 @@ class Leases:
             held.wait_s = self._clock.monotonic_s() - begun_s
             yield held
         finally:
+            self._holding.remove(held)
             keeper.stop()
             for scope, grant in held._grants.items():  # noqa: SLF001 -- the two are one thing
                 self._release(scope, grant)

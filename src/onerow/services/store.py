@@ -18,6 +18,7 @@ from onerow.services.group import Request
 from onerow.services.interventions import Interventions, Wanted
 from onerow.services.locks import LockDesk
 from onerow.services.repairs import Repairer
+from onerow.services.runs import KEEP_S, RunJournal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,12 +62,19 @@ class Store:
     """
 
     def __init__(
-        self, *, ports: Ports, tables: Mapping[str, TableSpec], holder: str, keep_merged_s: float = 86_400.0
+        self,
+        *,
+        ports: Ports,
+        tables: Mapping[str, TableSpec],
+        holder: str,
+        keep_merged_s: float = 86_400.0,
+        keep_runs_s: float = KEEP_S,
     ) -> None:
         self.ports = ports
         self.tables = tables
         self.holder = holder
         self.keep_merged_s = keep_merged_s
+        self.keep_runs_s = keep_runs_s
 
     def __enter__(self) -> Self:
         return self
@@ -367,6 +375,11 @@ class Store:
     def locks(self) -> LockDesk:
         """The on-call person's view of the locks."""
         return LockDesk(store=self.ports.locks, warehouse=self.ports.warehouse, tables=self.tables)
+
+    @property
+    def runs(self) -> RunJournal:
+        """The journal of consolidations, also of those that have failed."""
+        return RunJournal(self.ports.locks, keep_s=self.keep_runs_s)
 
     @property
     def batches(self) -> BatchDesk:

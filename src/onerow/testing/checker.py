@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from onerow.core.partitions import Scope
-from onerow.services.leases import LEASE_PREFIX
+from onerow.services.leases import LEASE_PREFIX, TURN_PREFIX
 from onerow.testing.accounts import account_of
 from onerow.testing.memory_tables import Key, Row, duplicates_in, key_text, layout_of
 
@@ -228,6 +228,8 @@ class Checker:
 
     def saw_swap(self, key: str, value: Mapping[str, Any] | None) -> None:
         """A record of the lock store was written."""
+        if not key.startswith((LEASE_PREFIX, TURN_PREFIX)):
+            return
         owner = value["owner"] if value else ""
         if not owner:
             self._freed[key] = self.scheduler.now_us

@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse
 
 from onerow import __version__
 from onerow.bootstrap import open_store
-from onerow.faces.http import health, problems, session_routes, worker_routes
+from onerow.faces.http import coordinator_routes, health, problems, session_routes, worker_routes
+from onerow.faces.http.coordinating import coordinating
 from onerow.faces.http.deliveries import Deliveries
 from onerow.faces.http.drain import Drain
 from onerow.faces.http.health import DeepHealth
@@ -64,7 +65,14 @@ def create_coordinator(
     Raises:
         ConfigurationError: the service would be open to others than this machine.
     """
-    return _service("coordinator", settings, access, opens, routers=[session_routes.router])
+    return _service(
+        "coordinator",
+        settings,
+        access,
+        opens,
+        routers=[session_routes.router, coordinator_routes.router],
+        around=[coordinating(opens)],
+    )
 
 
 def create_worker(

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from onerow.errors import (
+    BatchConflictError,
     BatchNotFoundError,
     ConflictError,
     DataError,
@@ -23,6 +24,7 @@ from onerow.errors import (
     OnerowError,
     OutcomeUnknownError,
     PartMisfitError,
+    PartNotStagedError,
     PartRefusedError,
     PlanOutdatedError,
     RetriesExhaustedError,
@@ -50,6 +52,8 @@ STATUSES: Final[tuple[tuple[type[OnerowError], int], ...]] = (
     (RetriesExhaustedError, 503),
     (OutcomeUnknownError, 503),
     (PlanOutdatedError, 409),
+    (BatchConflictError, 409),
+    (PartNotStagedError, 409),
     (LockAcquisitionError, 409),
     (ConflictError, 409),
     (FencedError, 409),

@@ -71,7 +71,9 @@ def consolidate(
                 keep_staging=keep_staging,
                 on_group=meter.step,
             )
-    consolidations.show(printer, result, time.monotonic() - started_s)
+        elapsed_s = time.monotonic() - started_s
+        store.runs.record(result, elapsed_s=elapsed_s, holder=store.holder)
+    consolidations.show(printer, result, elapsed_s)
     return result.exit_code
 
 

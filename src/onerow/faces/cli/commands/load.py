@@ -70,7 +70,9 @@ def load(
                 result = ConsolidationResult("", table, name, "nothing_staged")
             else:
                 meter.begin("consolidating")
+                begun_s = time.monotonic()
                 result = store.consolidate(table, name, max_wait_s=max_wait, on_group=meter.step)
+                store.runs.record(result, elapsed_s=time.monotonic() - begun_s, holder=store.holder)
     if result is None:
         if printer.json:
             printer.document(staging.to_json())
