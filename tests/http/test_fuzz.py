@@ -14,7 +14,7 @@ from onerow.faces.http.app import create_coordinator, create_worker
 from support.fuzz import fuzz, no_token_is_in
 from support.services import listening
 
-EXAMPLES = int(os.environ.get("ONEROW_FUZZ_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("ONEROW_FUZZ_EXAMPLES", "12"))
 SEED = int(os.environ.get("ONEROW_FUZZ_SEED", "20260111")) or random.SystemRandom().randrange(1, 2**31)
 
 
@@ -22,8 +22,8 @@ SEED = int(os.environ.get("ONEROW_FUZZ_SEED", "20260111")) or random.SystemRando
 @pytest.mark.timeout(EXAMPLES * 30)
 @pytest.mark.parametrize("create", [create_worker, create_coordinator])
 @pytest.mark.parametrize("table", ["predictions", "no such table"])
-def test_no_request_breaks_a_service(create, table, settings, access, caplog, capfd):
-    app = create(settings, access=access)
+def test_no_request_breaks_a_service(request, create, table, settings, capfd):
+    app = create(settings, access=request.getfixturevalue("access"))
     with listening(app) as url:
         found = fuzz(url, seed=SEED, examples=EXAMPLES if table in settings.tables else max(5, EXAMPLES // 5), table=table)
     problems = "\n".join(found.problems)
@@ -34,4 +34,4 @@ def test_no_request_breaks_a_service(create, table, settings, access, caplog, ca
         assert {400, 415, 422} & {status for label, status in found.answers if label == rows}
         assert list(app.state.spool._root.iterdir()) == []
     printed = capfd.readouterr()
-    assert no_token_is_in(caplog.text + printed.out + printed.err)
+    assert no_token_is_in(request.getfixturevalue("caplog").text + printed.out + printed.err)
