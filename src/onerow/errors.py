@@ -94,6 +94,12 @@ class LockStoreMismatchError(ConfigurationError):
     kind = "lock_store_mismatch"
 
 
+class HolderAliveError(UsageError):
+    """A lock was to be taken away from a holder that renews it; nothing was done."""
+
+    kind = "holder_alive"
+
+
 class PlanOutdatedError(UsageError):
     """A plan that was shown no longer fits the data; nothing was changed."""
 
@@ -272,6 +278,22 @@ class LockStoreError(OnerowError):
     """The lock store cannot be reached or does not answer sensibly."""
 
     kind = "lock_store"
+
+
+class NotifierError(OnerowError):
+    """A receiver of alerts did not take a message; it is kept and sent again.
+
+    Attributes:
+        refused: the receiver says that the message or the address will never do; a person has to look.
+        retry_after_s: how long the receiver asks us to wait, 0 if it does not say.
+    """
+
+    kind = "notifier"
+
+    def __init__(self, message: str, *, refused: bool = False, retry_after_s: float = 0.0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.refused = refused
+        self.retry_after_s = retry_after_s
 
 
 class StagingError(OnerowError):

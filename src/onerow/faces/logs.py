@@ -24,6 +24,7 @@ TOLD_ANYWAY: Final = frozenset(
         "onerow.merge_unknown",
         "onerow.verify_failed",
         "onerow.lock_force_released",
+        "onerow.lock_timed_out",
         "onerow.lock_skipped",
     }
 )

@@ -32,7 +32,7 @@ from onerow.core.plans import (
     plan_merge,
     unmerged,
 )
-from onerow.core.results import ConsolidationResult, PartitionResult, summarise
+from onerow.core.results import ConsolidationResult, PartitionResult, status_of, summarise
 from onerow.errors import (
     BatchNotFoundError,
     DataError,
@@ -47,7 +47,7 @@ from onerow.errors import (
 )
 from onerow.services.budget import Budget
 from onerow.services.events import emit
-from onerow.services.group import Group, Run, facts_of, tell_commit, tell_failure
+from onerow.services.group import Group, Run, facts_of, tell_commit, tell_end, tell_failure
 from onerow.services.leases import Unlocked
 
 if TYPE_CHECKING:
@@ -95,9 +95,21 @@ class Consolidator:
             BatchNotFoundError: the batch was never seen.
             OnerowError: staging or the ledger could not be read; nothing was done.
         """
+        run = Run(self._ids.new_id("c"))
+        begun_s = self._clock.monotonic_s()
+        try:
+            result = self._consolidate(request, run)
+        except BatchNotFoundError:
+            raise  # a name that nobody knows is no consolidation
+        except OnerowError as error:
+            tell_end(request, run, status_of(error), error.kind, self._clock.monotonic_s() - begun_s)
+            raise
+        tell_end(request, run, result.status, result.error_kind, self._clock.monotonic_s() - begun_s)
+        return result
+
+    def _consolidate(self, request: Request, run: Run) -> ConsolidationResult:
         spec, batch = request.spec, request.batch
         partitioned = spec.partition is not None
-        run = Run(self._ids.new_id("c"))
         found = self._parts.parts(spec.name, batch)
         parts = [part for part in found if part.state != "discarded"]
         merged = self._warehouse.merged(spec.name, batch)
@@ -223,10 +235,11 @@ class Consolidator:
         group.last_refusal = refused.error.message
         match refused.reason:
             case "conflict":
-                emit("onerow.merge_conflict_retried", attempt=plan.attempt, **facts_of(plan))
+                emit("onerow.merge_conflict_retried", attempt=plan.attempt, reason="conflict", **facts_of(plan))
                 self._back_off(group.attempts)
                 self._look_again(group)
             case "outdated":
+                emit("onerow.merge_retried", attempt=plan.attempt, reason="outdated", **facts_of(plan))
                 self._look_again(group)
             case "stale":
                 leases.raise_if_cancelled()
@@ -235,6 +248,7 @@ class Consolidator:
                     leases.regrant(plan.scope(task), above=refused.fence) for task in behind
                 ):
                     raise refused.error
+                emit("onerow.merge_retried", attempt=plan.attempt, reason="stale", **facts_of(plan))
             case _ if isinstance(refused.error, DataError | StagingError | VerificationError):
                 self._after_bad_data(group, plan, refused)
             case _:
@@ -246,6 +260,7 @@ class Consolidator:
         if isinstance(refused.error, DuplicatesError | VerificationError):
             emit("onerow.verify_failed", error=refused.error.message, **facts_of(plan))
         if not at_fault:
+            emit("onerow.merge_retried", attempt=plan.attempt, reason="one_by_one", **facts_of(plan))
             group.one_by_one = True
             return
         group.fail(at_fault, refused.error)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from onerow.core.parts import PartManifest
     from onerow.core.plans import Committed, MergePlan
+    from onerow.core.results import Status
     from onerow.core.spec import TableSpec
 
 Waiting = dict[str | None, "list[PartManifest]"]
@@ -179,5 +180,19 @@ def tell_commit(plan: MergePlan, committed: Committed) -> None:
         rows_unchanged=sum(counts.unchanged for counts in committed.counts.values()),
         rows_superseded=sum(counts.superseded for counts in committed.counts.values()),
         merge_s=round(committed.merge_s, 6),
+        bytes_processed=committed.details.get("bytes_processed"),
         **facts,
+    )
+
+
+def tell_end(request: Request, run: Run, status: Status, kind: str | None, duration_s: float) -> None:
+    """Log that a consolidation is over, however it ended."""
+    emit(
+        "onerow.consolidation_finished",
+        table=request.spec.name,
+        batch=request.batch,
+        consolidation=run.identity,
+        status=status,
+        kind=kind,
+        duration_s=round(duration_s, 6),
     )

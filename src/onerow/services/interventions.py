@@ -186,7 +186,7 @@ class Interventions:
                 f"Every one of {attempt} attempts on {wanted.scope} ran into a conflict; the last: {error.message}",
                 hint="Nothing was committed. Try again when it is quieter.",
             ) from error
-        emit("onerow.intervention_retried", attempt=attempt, error=error.message, **_facts(wanted))
+        emit("onerow.intervention_retried", attempt=attempt, reason="conflict", error=error.message, **_facts(wanted))
         self._budget.back_off(attempt, clock=self._clock, ids=self._ids)
 
     def _has_settled(self, one: Intervention, error: OutcomeUnknownError) -> bool:

@@ -53,6 +53,7 @@ class _Grant:
     version: str
     confirmed_s: float
     regrants: int = 0
+    granted_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -124,7 +125,7 @@ class HeldLeases:
             try:
                 kept = self._write(grant, core.renewed, asked_s)
             except LockStoreError as error:
-                emit("onerow.lock_renewal_failed", scope=str(scope), error=error.message)
+                emit("onerow.lock_renewal_failed", error=error.message, **_scope_facts(grant.key, scope))
                 if tried >= STORE_TRIES:
                     return  # the next period tries again
             else:
@@ -132,7 +133,7 @@ class HeldLeases:
             self._clock.sleep_s(STORE_RETRY_S * 4 ** (tried - 1))
             self.raise_if_cancelled()
         if kept:
-            emit("onerow.lock_renewed", scope=str(scope), token=grant.record.token)
+            emit("onerow.lock_renewed", token=grant.record.token, **_scope_facts(grant.key, scope))
         else:
             self._lose(scope, "somebody else holds it, or it was force-released")
 
@@ -146,7 +147,7 @@ class HeldLeases:
         if not self._write(grant, lambda record, now: core.regranted(record, now, above=above), asked_s):
             self._lose(scope, "somebody else holds it, or it was force-released")
             return False
-        emit("onerow.lock_regranted", scope=str(scope), token=grant.record.token)
+        emit("onerow.lock_regranted", token=grant.record.token, **_scope_facts(grant.key, scope))
         return True
 
     def _write(
@@ -172,7 +173,7 @@ class HeldLeases:
             f"The lease of {scope} (token {grant.record.token}) is lost: {why}.",
             hint="Nothing was committed after that; staging is kept. Consolidate again.",
         )
-        emit("onerow.lock_lost", scope=str(scope), token=grant.record.token, reason=why)
+        emit("onerow.lock_lost", token=grant.record.token, reason=why, **_scope_facts(grant.key, scope))
 
 
 class Unlocked:
@@ -297,7 +298,8 @@ class Leases:
             batch=wanted.batch,
             duration_us=round(wanted.duration_s * core.MICROSECONDS),
         )
-        seen_version, seen_s = "", self._clock.monotonic_s()
+        came_s = self._clock.monotonic_s()
+        seen_version, seen_s = "", came_s
         announced = False
         while True:
             held.raise_if_cancelled()
@@ -317,11 +319,13 @@ class Leases:
                 if grant is not None:
                     held._grants[scope] = grant  # noqa: SLF001 -- the two are one thing
                     if wanted.prefix == LEASE_PREFIX:
-                        emit("onerow.lock_acquired", **_facts(scope, grant.record))
+                        emit("onerow.lock_acquired", wait_s=round(begun_s - came_s, 6), **_facts(scope, grant.record))
                     return
                 continue
             left_s = deadline_s - asked_s
             if left_s <= 0:
+                if wanted.prefix == LEASE_PREFIX:
+                    emit("onerow.lock_timed_out", wait_s=round(asked_s - came_s, 6), **_facts(scope, record))
                 raise LockAcquisitionError(
                     f"The lock of {scope} was not had in time: {record.holder} holds it for batch "
                     f"{record.batch!r} (token {record.token}, {record.renewals} renewals).",
@@ -356,7 +360,7 @@ class Leases:
                 return None
         if swapped is None:
             return None
-        return _Grant(key, record, swapped.version, asked_s)
+        return _Grant(key, record, swapped.version, asked_s, granted_s=asked_s)
 
     def _release(self, scope: Scope, grant: _Grant) -> None:
         """Give a lease back if it is still ours; one that cannot be given back expires by itself."""
@@ -370,10 +374,11 @@ class Leases:
                 value = core.released(record).to_json()
                 self._store.swap(grant.key, expected=entry.version, value=value)
         except LockStoreError as error:
-            emit("onerow.lock_release_failed", scope=str(scope), error=error.message)
+            emit("onerow.lock_release_failed", error=error.message, **_scope_facts(grant.key, scope))
             return
         if grant.key.startswith(LEASE_PREFIX):
-            emit("onerow.lock_released", **_facts(scope, grant.record))
+            held_s = round(self._clock.monotonic_s() - grant.granted_s, 6)
+            emit("onerow.lock_released", held_s=held_s, **_facts(scope, grant.record))
 
 
 def _record(entry: Entry) -> LeaseRecord | None:
@@ -388,3 +393,10 @@ def _facts(scope: Scope, record: LeaseRecord) -> dict[str, str | int | None]:
         "token": record.token,
         "holder": record.holder,
     }
+
+
+def _scope_facts(key: str, scope: Scope) -> dict[str, str | None]:
+    """Return what an event says of a lease or of a turn to commit, whose domain is no table's partition."""
+    if key.startswith(TURN_PREFIX):
+        return {"scope": str(scope), "lease": "turn"}
+    return {"scope": str(scope), "lease": "lease", "table": scope.table, "partition": scope.partition}

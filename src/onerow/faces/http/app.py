@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 
 from onerow import __version__
 from onerow.bootstrap import open_store
-from onerow.faces.http import coordinator_routes, health, problems, session_routes, worker_routes
+from onerow.faces.http import coordinator_routes, dashboard, health, problems, session_routes, worker_routes
 from onerow.faces.http.coordinating import coordinating
 from onerow.faces.http.deliveries import Deliveries
 from onerow.faces.http.drain import Drain
@@ -65,7 +65,7 @@ def create_coordinator(
     Raises:
         ConfigurationError: the service would be open to others than this machine.
     """
-    return _service(
+    app = _service(
         "coordinator",
         settings,
         access,
@@ -73,6 +73,8 @@ def create_coordinator(
         routers=[session_routes.router, coordinator_routes.router],
         around=[coordinating(opens)],
     )
+    dashboard.install(app)
+    return app
 
 
 def create_worker(
