@@ -44,6 +44,7 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.intervention_retried": logging.WARNING,
     "onerow.intervention_unknown": logging.ERROR,
     "onerow.consolidation_finished": logging.INFO,
+    "onerow.check_not_recorded": logging.WARNING,
     "onerow.cleanup_done": logging.INFO,
     "onerow.cleanup_failed": logging.WARNING,
     "onerow.incident_opened": logging.WARNING,
