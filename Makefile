@@ -12,7 +12,7 @@ DATABASE ?= (default)
 OLDEST_POSTGRES ?= $(firstword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-postgresql-oldest test-gcp check format bench simulate chaos coverage clean
+.PHONY: help install demo serve test test-postgresql-oldest test-gcp check format bench simulate chaos coverage clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 34
@@ -27,6 +27,9 @@ install: $(STAMP)  ## the environment in .venv, with the command .venv/bin/onero
 
 demo: $(STAMP)  ## the incident on this machine: plain MERGE duplicates, onerow does not
 	@$(BIN)/python -m demo.incident
+
+serve: $(STAMP)  ## coordinator, worker, monitor and page on this machine, with sample data that keeps coming
+	@$(BIN)/python -m demo.serve
 
 test: $(STAMP)  ## all tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q

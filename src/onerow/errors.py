@@ -94,6 +94,12 @@ class LockStoreMismatchError(ConfigurationError):
     kind = "lock_store_mismatch"
 
 
+class HolderAliveError(UsageError):
+    """A lock was to be taken away from a holder that renews it; nothing was done."""
+
+    kind = "holder_alive"
+
+
 class PlanOutdatedError(UsageError):
     """A plan that was shown no longer fits the data; nothing was changed."""
 

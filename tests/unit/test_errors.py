@@ -8,7 +8,8 @@ import pytest
 
 import onerow.adapters.locks.sqlite
 import onerow.adapters.staging.files
-import onerow.adapters.warehouse.duckdb.warehouse  # noqa: F401 -- their own errors belong to the tree
+import onerow.adapters.warehouse.duckdb.warehouse
+import onerow.faces.http.refusals  # noqa: F401 -- their own errors belong to the tree
 from onerow import errors
 
 KINDS = {
@@ -18,6 +19,7 @@ KINDS = {
     "not_installed": 2,
     "lock_store_mismatch": 2,
     "plan_outdated": 2,
+    "holder_alive": 2,
     "data": 3,
     "input_file": 3,
     "part_refused": 3,
@@ -44,6 +46,16 @@ KINDS = {
     "batch_conflict": 2,
     "part_not_staged": 2,
     "abandoned": 5,
+    "request": 2,
+    "not_found": 2,
+    "unauthorized": 2,
+    "forbidden": 2,
+    "too_large": 2,
+    "unsupported_media_type": 2,
+    "slow_body": 2,
+    "incomplete_body": 2,
+    "too_many_requests": 2,
+    "busy": 1,
 }
 """Never change or remove a line. A new error adds one."""
 

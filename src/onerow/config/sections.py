@@ -74,7 +74,8 @@ class Serve(_Section):
         uploads: deliveries that are staged at once; more are asked to come back.
         stores: connections to the warehouse of one service.
         requests_per_second: of one client, before it is asked to slow down.
-        spool: where deliveries wait on disk; None: the system's folder for such.
+        spool: where deliveries wait on disk; None: a folder of this user's in the system's folder for such.
+        spool_bytes: how much room all deliveries take there at once; more are asked to come back.
         drain: how long a service that was told to stop may finish what it does.
     """
 
@@ -88,6 +89,7 @@ class Serve(_Section):
     stores: int = Field(default=4, gt=0)
     requests_per_second: float = Field(default=100.0, gt=0)
     spool: str | None = None
+    spool_bytes: int = Field(default=16_000_000_000, gt=0)
     drain: Seconds = 25.0
 
 

@@ -31,6 +31,7 @@ MICROSECONDS: Final = 1_000_000
 MAX_KEYS: Final = 32
 """Idempotency keys that a record remembers; the oldest goes first."""
 
+MAX_EXPECTED: Final = 1_000_000
 MAX_ERROR_CHARS: Final = 2_000
 FIRST_RETRY_US: Final = 1 * MICROSECONDS
 LONGEST_RETRY_US: Final = 300 * MICROSECONDS
@@ -251,6 +252,8 @@ def opened(
         BatchConflictError: it was opened with other expectations.
         UsageError: an expectation is none.
     """
+    if max(expected.parts or 0, expected.workers or 0) > MAX_EXPECTED:
+        raise UsageError(f"A batch expects {MAX_EXPECTED:,} parts or workers at most.")
     for name, value in (("parts", expected.parts), ("workers", expected.workers), ("deadline", expected.deadline_s)):
         if value is not None and value <= 0:
             raise UsageError(f"The expected {name} of a batch is more than 0, not {value:g}.")

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import pyarrow as pa
+
+RowFormat = Literal["csv", "ndjson", "parquet", "arrow"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowFile:
+    """A file of rows whose format is known from elsewhere than its name.
+
+    Attributes:
+        path: where it is; it is not compressed.
+        name: what to call it in errors and in quarantine.
+    """
+
+    path: Path
+    format: RowFormat
+    name: str
 
 
 class RowSource(Protocol):

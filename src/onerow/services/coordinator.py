@@ -225,7 +225,7 @@ class Coordinator:
             decide_once = decide
         else:
             key = check_name(idempotency_key, "idempotency key")
-            text = json.dumps([what, *sorted(said.items())], ensure_ascii=False)
+            text = json.dumps([what, *sorted(said.items())])
             fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
 
             def decide_once(record: BatchRecord | None, now_us: int) -> BatchRecord:

@@ -43,10 +43,15 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.guarded_committed": logging.INFO,
     "onerow.intervention_retried": logging.WARNING,
     "onerow.intervention_unknown": logging.ERROR,
-    "onerow.consolidation_finished": logging.INFO,
     "onerow.check_not_recorded": logging.WARNING,
+    "onerow.consolidation_asked": logging.WARNING,
     "onerow.cleanup_done": logging.INFO,
     "onerow.cleanup_failed": logging.WARNING,
+    "onerow.service_started": logging.INFO,
+    "onerow.service_stopped": logging.INFO,
+    "onerow.drain_failed": logging.ERROR,
+    "onerow.request_failed": logging.ERROR,
+    "onerow.consolidation_finished": logging.INFO,
     "onerow.incident_opened": logging.WARNING,
     "onerow.incident_resolved": logging.INFO,
     "onerow.incident_unreadable": logging.ERROR,
@@ -63,6 +68,8 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.batch_abandoned": logging.WARNING,
     "onerow.coordinator_failed": logging.ERROR,
     "onerow.run_not_recorded": logging.WARNING,
+    "onerow.report_failed": logging.WARNING,
+    "onerow.spool_cleaned": logging.INFO,
 }
 
 Fact = str | int | float | bool | None

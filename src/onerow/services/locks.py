@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onerow.core import leases as core
 from onerow.core.partitions import Scope, canonical_partition, parse_scope
-from onerow.errors import LockStoreError, OnerowError, UsageError
+from onerow.errors import HolderAliveError, LockStoreError, OnerowError, UsageError
 from onerow.services.events import emit
 from onerow.services.leases import LEASE_PREFIX, TURN_PREFIX
 
@@ -114,8 +114,8 @@ class LockDesk:
         be done, calling again does it.
 
         Raises:
-            UsageError: nobody holds it, no reason is given, or the holder's renewals are fresh and
-                ``force`` is not set.
+            UsageError: nobody holds it, or no reason is given.
+            HolderAliveError: the holder's renewals are fresh and ``force`` is not set.
             LockStoreError: the record could not be changed; nothing was done.
         """
         if not reason.strip():
@@ -133,7 +133,7 @@ class LockDesk:
             if not record.held:
                 raise UsageError(f"Nobody holds the lock of {scope}; there is nothing to release.")
             if core.renewals_fresh(record, entry.now_us) and not force:
-                raise UsageError(
+                raise HolderAliveError(
                     f"{record.holder} holds the lock of {scope} since {before.held_for_s:.0f} s and renewed it "
                     f"{before.renewed_ago_s:.0f} s ago: it is alive.",
                     hint="Add --force to take the lock away all the same; its transaction will not commit.",

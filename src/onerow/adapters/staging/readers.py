@@ -21,6 +21,7 @@ from onerow.adapters.staging.jsonfile import NdjsonSource
 from onerow.adapters.staging.sources import BATCH_ROWS, READ_ERRORS, Source, file_error, split
 from onerow.core.pyrows import array_of, column_names, rows_to_batch
 from onerow.errors import InputFileError, UsageError
+from onerow.ports.rows import RowFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ def open_source(source: Any) -> RowSource:
         source: a path (str or os.PathLike) of a CSV, TSV, NDJSON, Parquet or Arrow file, also
             with .gz or .zst behind; a pyarrow Table, RecordBatch or RecordBatchReader; a DataFrame
             of pandas (whose index is left out) or polars; anything with ``__arrow_c_stream__``; a
-            sequence of mappings.
+            sequence of mappings; a RowFile.
 
     Raises:
         UsageError: there is no such file, or it is of no kind we read.
@@ -59,6 +60,9 @@ def open_source(source: Any) -> RowSource:
     """
     if isinstance(source, str | os.PathLike):
         return _open_path(Path(os.fsdecode(source)))
+    if isinstance(source, RowFile):
+        _check_readable(source.path, source.name)
+        return _open_file(source.path, source.name, source.format)
     if isinstance(source, pa.Table):
         return _TableSource("table", source.schema, lambda: iter(source.to_batches(max_chunksize=BATCH_ROWS)))
     if isinstance(source, pa.RecordBatch):
@@ -138,16 +142,18 @@ def _open_path(path: Path) -> RowSource:
             f"{path}: the suffix {''.join(suffixes[-2:] if codec else suffixes[-1:])!r} tells no format.",
             hint=f"Files end in {', '.join(FORMATS)}, and may be compressed ({', '.join(CODECS)}).",
         )
-    _check_readable(path)
-    name = str(path)
+    _check_readable(path, str(path))
+    return _open_file(path, str(path), kind, codec=codec, delimiter="\t" if plain[-1] == ".tsv" else ",")
 
+
+def _open_file(path: Path, name: str, kind: str, *, codec: str | None = None, delimiter: str = ",") -> RowSource:
     def open_stream() -> Any:
         plain_file = pa.OSFile(str(path), "rb")
         return pa.CompressedInputStream(plain_file, codec) if codec else plain_file
 
     match kind:
         case "csv":
-            return CsvSource(name, open_stream, delimiter="\t" if plain[-1] == ".tsv" else ",")
+            return CsvSource(name, open_stream, delimiter=delimiter)
         case "ndjson":
             return NdjsonSource(name, open_stream)
         case "parquet":
@@ -156,17 +162,17 @@ def _open_path(path: Path) -> RowSource:
             return _arrow_source(name, open_stream, compressed=codec is not None)
 
 
-def _check_readable(path: Path) -> None:
+def _check_readable(path: Path, name: str) -> None:
     try:
         if path.is_dir():
-            raise UsageError(f"{path} is a folder; name the files in it.")
+            raise UsageError(f"{name} is a folder; name the files in it.")
         with path.open("rb") as file:
             if not file.read(1):
-                raise InputFileError(f"{path}: the file is empty. Nothing was staged.")
+                raise InputFileError(f"{name}: the file is empty. Nothing was staged.")
     except FileNotFoundError as error:
-        raise UsageError(f"There is no file {path}.") from error
+        raise UsageError(f"There is no file {name}.") from error
     except OSError as error:
-        raise InputFileError(f"{path}: the file cannot be opened: {error.strerror}. Nothing was staged.") from error
+        raise InputFileError(f"{name}: the file cannot be opened: {error.strerror}. Nothing was staged.") from error
 
 
 def _seekable(name: str, open_stream: Callable[[], Any], *, compressed: bool) -> Any:

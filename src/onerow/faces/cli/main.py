@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, str]] = {
     "dedupe": "Repair keys that stand more than once, or bring a removed row back.",
     "history": "Show what was committed, newest first.",
     "gc": "Remove the data of parts that were merged long ago.",
+    "serve": "Run the coordinator or a worker as an HTTP service.",
     "chaos": "Torture the configured backends on a scratch table, and check what came of it.",
     "doctor": "Tell what is configured, reachable and allowed.",
 }

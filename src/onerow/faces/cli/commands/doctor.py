@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from onerow.errors import EXIT_FAILED, EXIT_USAGE, ConfigurationError, OnerowError
+from onerow.faces import looks
 from onerow.faces.cli.shared import Command, Invocation
+from onerow.faces.looks import Fact
 
 if TYPE_CHECKING:
     from onerow.config import Settings
@@ -16,13 +17,6 @@ if TYPE_CHECKING:
     from onerow.services.store import Store
 
 PACKAGES = ("onerow", "duckdb", "pyarrow", "sqlglot", "pydantic", "click", "rich")
-
-
-@dataclass(frozen=True, slots=True)
-class _Fact:
-    subject: str
-    ok: bool
-    text: str
 
 
 @click.command(cls=Command)
@@ -43,16 +37,16 @@ def doctor(asked: Invocation) -> int:
     facts = _versions()
     try:
         settings = load_settings(find_config(asked.config))
-        facts.append(_Fact("configuration", True, str(settings.file)))
+        facts.append(Fact("configuration", True, str(settings.file)))
         with open_store(settings) as store:
             facts += _look(store, settings)
     except ConfigurationError as error:
-        facts.append(_Fact("configuration", False, str(error)))
+        facts.append(Fact("configuration", False, str(error)))
         return _show(printer, facts, EXIT_USAGE)
     return _show(printer, facts, 0 if all(fact.ok for fact in facts) else EXIT_FAILED)
 
 
-def _versions() -> list[_Fact]:
+def _versions() -> list[Fact]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -65,84 +59,65 @@ def _versions() -> list[_Fact]:
         except PackageNotFoundError:
             found.append(f"{name} not installed")
     return [
-        _Fact("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        _Fact("packages", all("not installed" not in text for text in found), ", ".join(found)),
+        Fact("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        Fact("packages", all("not installed" not in text for text in found), ", ".join(found)),
     ]
 
 
-def _look(store: Store, settings: Settings) -> list[_Fact]:
+def _look(store: Store, settings: Settings) -> list[Fact]:
     specs = list(store.tables.values())
-    facts = [_Fact("warehouse URL", True, str(settings.warehouse))]
+    facts = [Fact("warehouse URL", True, str(settings.warehouse))]
     if not specs:
-        facts.append(_Fact("tables", False, "none is configured; `onerow init FILE --table T ...` adds one"))
-    facts += [_Fact(*found) for found in store.ports.warehouse.probe(specs)]
+        facts.append(Fact("tables", False, "none is configured; `onerow init FILE --table T ...` adds one"))
+    facts += looks.warehouse(store, settings)
     facts += _locks(store, settings)
     facts += _staging(store, settings)
     return facts
 
 
-def _locks(store: Store, settings: Settings) -> list[_Fact]:
-    import time
-
-    url = settings.locks
-    if url.path is not None and not url.path.exists():  # looking would create it
-        return [_Fact("locks", False, f"{url} is not there; run `onerow init`")]
+def _locks(store: Store, settings: Settings) -> list[Fact]:
+    facts = looks.locks(store, settings)
+    if not facts[0].ok:
+        return facts
     try:
-        identity = store.ports.locks.identity()
-        started_s = time.monotonic()
-        store.ports.locks.read("doctor")
-        took_ms = (time.monotonic() - started_s) * 1000
         held = [state for state in store.locks.locks() if state.state != "free"]
     except OnerowError as error:
-        return [_Fact("locks", False, str(error))]
+        return [Fact("locks", False, str(error))]
     said = ", ".join(f"{state.scope} by {state.holder} ({state.state})" for state in held[:3])
     return [
-        _Fact("locks", True, f"{url}, {identity}, {took_ms:.1f} ms a round trip"),
-        _lock_writes(store),
-        _Fact("held locks", True, f"{len(held)}{': ' + said if held else ''}"),
-        *(_Fact(f"lock documents of {name}", True, text) for name, text in settings.lock_documents.items()),
+        *facts,
+        Fact("held locks", True, f"{len(held)}{': ' + said if held else ''}"),
+        *(Fact(f"lock documents of {name}", True, text) for name, text in settings.lock_documents.items()),
     ]
 
 
-def _lock_writes(store: Store) -> _Fact:
-    """Make, change and delete an entry of our own: what may be written is not told by reading."""
-    locks, key, version = store.ports.locks, f"doctor:{store.ports.ids.new_id('d')}", ""
-    try:
-        for value in ({"step": 1}, {"step": 2}, None):
-            written = locks.swap(key, expected=version, value=value)
-            if written is None:
-                return _Fact("lock writes", False, f"the entry {key} was changed by somebody else meanwhile")
-            version = written.version
-    except OnerowError as error:
-        return _Fact("lock writes", False, str(error))
-    return _Fact("lock writes", True, "an entry was made, changed and deleted")
-
-
-def _staging(store: Store, settings: Settings) -> list[_Fact]:
+def _staging(store: Store, settings: Settings) -> list[Fact]:
     from onerow.faces.cli.output import count, span
     from onerow.services.retention import MIN_REMAINS_AGE_S, Retention
 
     parts = store.ports.parts
+    facts = looks.staging(store, settings)
+    if not facts[0].ok:
+        return facts
     try:
-        facts = [_Fact("staging", True, "; ".join(parts.probe()))]
         remains = parts.remains(older_than_s=max(settings.keep_merged_s, MIN_REMAINS_AGE_S))
-        facts.append(_Fact("remains", True, f"{count(len(remains), 'file')} of crashed writers"
+        facts.append(Fact("remains", True, f"{count(len(remains), 'file')} of crashed writers"
                            + ("; `onerow gc` removes them" if remains else "")))  # fmt: skip
     except OnerowError as error:
-        return [_Fact("staging", False, str(error))]
+        return [Fact("staging", False, str(error))]
     kept = f"merged parts are kept for {span(settings.keep_merged_s)}"
     try:
         plan = Retention(warehouse=store.ports.warehouse, parts=parts).plan(
             store.tables.values(), older_than_s=settings.keep_merged_s
         )
     except OnerowError:
-        return [*facts, _Fact("retention", True, kept)]  # why the warehouse cannot be read is told above
+        return [*facts, Fact("retention", True, kept)]  # why the warehouse cannot be read is told above
     if plan.parts:
         kept += f"; {count(len(plan.parts), 'part')} are older, `onerow gc` removes them"
-    facts.append(_Fact("retention", True, kept))
+    facts.append(Fact("retention", True, kept))
     if plan.unmerged:
         facts.append(
-            _Fact(
+            Fact(
                 "ledger",
                 False,
                 f"{count(len(plan.unmerged), 'part')} were merged once, but the ledger does not name them any more: "
@@ -152,7 +127,7 @@ def _staging(store: Store, settings: Settings) -> list[_Fact]:
     return facts
 
 
-def _show(printer: Printer, facts: list[_Fact], exit_code: int) -> int:
+def _show(printer: Printer, facts: list[Fact], exit_code: int) -> int:
     from onerow.faces.cli.output import Column
 
     if printer.json:
