@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from onerow import __version__
 from onerow.faces.logs import facts_of
-from onerow.services.events import logger
+from onerow.services.events import FACTS_ATTRIBUTE, logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -166,7 +166,7 @@ class Metrics(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Count an event. A mistake here is reported as logging reports its own, and stops nothing."""
         count = self._on.get(record.getMessage())
-        if count is None:
+        if count is None or not hasattr(record, FACTS_ATTRIBUTE):  # a traceback beside its event carries no facts
             return
         facts = facts_of(record)
         if facts.get("lease") == "turn":  # a turn to commit keeps order; it is no lock of a table
