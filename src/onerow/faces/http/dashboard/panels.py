@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onerow.faces.http.dashboard import charts
-from onerow.services.overview.verdict import counted, span
+from onerow.services.overview.verdict import NONE, counted, span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,12 +80,15 @@ def panels(seen: Overview, monitor: Monitoring) -> list[Panel]:
 def _duplicates(checks: Sequence[Checked]) -> Panel:
     """Return the duplicates by partition, one series for each table; a table without partitions is told in words."""
     tables = [check for check in checks if check.duplicate_keys]
-    names = sorted({str(item.partition) for check in tables for item in check.by_partition if item.partition is not None})
-    shown, series = names[-MAX_COLUMNS:], tables[:MAX_SERIES]
+    series = tables[:MAX_SERIES]
     counts = {
-        (check.table, str(item.partition)): item.keys for check in series for item in check.by_partition
+        (check.table, item.partition): item.keys
+        for check in series
+        for item in check.by_partition
+        if item.partition is not None
     }
-    columns = [(name, tuple(counts.get((check.table, name), 0) for check in series)) for name in shown]
+    names = sorted({name for _, name in counts})[-MAX_COLUMNS:]
+    columns = [(name, tuple(counts.get((check.table, name), 0) for check in series)) for name in names]
     untold = [check.table for check in checks if check.state in {"never", "failed", "old"}]
     if tables:
         summary = ", ".join(f"{check.table}: {counted(check.duplicate_keys, 'key')}" for check in tables) + "."
@@ -172,7 +175,7 @@ def _verified(figures: Figures) -> Panel:
                 day.day,
                 f"{day.verified:,}",
                 f"{day.refused:,}",
-                "–" if day.pass_rate is None else percent(day.pass_rate),
+                NONE if day.pass_rate is None else percent(day.pass_rate),
             )
             for day in figures.days
         ),
@@ -208,7 +211,7 @@ def _wait(period: Period) -> Spread | None:
 
 def _cells(spread: Spread | None) -> tuple[str, ...]:
     if spread is None:
-        return ("–",) * 4
+        return (NONE,) * 4
     return tuple(span(value) for value in (spread.p50_s, spread.p90_s, spread.p99_s, spread.longest_s))
 
 
