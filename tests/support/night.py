@@ -54,6 +54,27 @@ class Night:
         """Open a store on the folder."""
         return open_store(self.settings)
 
+    def everything(self):
+        """Have all of it: a week of consolidations, duplicates, locks alive and dead, what waits, what was put aside."""
+        self.well()
+        self.duplicate()
+        with self.store() as store:
+            self.journal(store)
+            self.holds(store, "predictions/2026-01-10")
+            self.holds(store, "predictions/2026-01-11", holder="merger@host-9:99", renewed_ago_s=700, lasts_s=30)
+            self.waits(store, "2026-01-19")
+            self.waits(store, HOSTILE)
+            self.quarantines(store)
+            self.incident(store)
+            self.incident(
+                store,
+                kind="lock_wait",
+                level="WARNING",
+                what="The lock of predictions was waited for longer than 2 min.",
+                command="onerow locks list",
+                members={"2026-01-10": 0, "2026-01-11": 0},
+            )
+
     # --- as it should be ----------------------------------------------------------------------
 
     def well(self):

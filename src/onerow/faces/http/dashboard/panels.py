@@ -11,10 +11,9 @@ from onerow.services.overview.verdict import NONE, counted, span
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onerow.config import Monitoring
     from onerow.faces.http.dashboard.charts import Chart
     from onerow.services.overview.figures import Figures, Period, Spread
-    from onerow.services.overview.model import Checked, Overview
+    from onerow.services.overview.model import Checked, Limits, Overview
 
 UNSEEN = "unknown"
 MAX_COLUMNS = 14
@@ -67,13 +66,13 @@ def percent(share: float) -> str:
     return f"{min(share * 100, 99.99):.2f} %".replace(".00", "")
 
 
-def panels(seen: Overview, monitor: Monitoring) -> list[Panel]:
+def panels(seen: Overview, limits: Limits) -> list[Panel]:
     """Return the charts; those of consolidations only if any has run."""
     found = [] if seen.checks.value is None else [_duplicates(seen.checks.value)]
     figures = seen.figures.value
     if figures is not None and figures.total.consolidations:
-        found += [_outcomes(figures), _durations(figures, monitor)]
-        found += [_waits(figures, monitor), _verified(figures), _rows(figures)]
+        found += [_outcomes(figures), _durations(figures, limits)]
+        found += [_waits(figures, limits), _verified(figures), _rows(figures)]
     return found
 
 
@@ -133,24 +132,24 @@ def _outcomes(figures: Figures) -> Panel:
     )
 
 
-def _durations(figures: Figures, monitor: Monitoring) -> Panel:
+def _durations(figures: Figures, limits: Limits) -> Panel:
     return Panel(
         id="durations",
         title="How long consolidations take",
         summary=_spread(figures.total.duration),
-        chart=charts.spreads(figures.days, _duration, limit_s=monitor.consolidation),
+        chart=charts.spreads(figures.days, _duration, limit_s=limits.consolidation_s),
         legend=(),
         head=("Day", "Consolidations", "p50", "p90", "p99", "Longest"),
         rows=tuple((day.day, f"{day.consolidations:,}", *_cells(day.duration)) for day in figures.days),
     )
 
 
-def _waits(figures: Figures, monitor: Monitoring) -> Panel:
+def _waits(figures: Figures, limits: Limits) -> Panel:
     return Panel(
         id="waits",
         title="How long locks are waited for",
         summary=_spread(figures.total.lock_wait),
-        chart=charts.spreads(figures.days, _wait, limit_s=monitor.lock_wait),
+        chart=charts.spreads(figures.days, _wait, limit_s=limits.lock_wait_s),
         legend=(),
         head=("Day", "Locks", "p50", "p90", "p99", "Longest"),
         rows=tuple(

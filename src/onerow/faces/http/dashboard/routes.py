@@ -125,7 +125,7 @@ def overview(desk: AtDesk, caller: Reader) -> Response:
         admin=caller.role >= Role.ADMIN,
         facts=panels.facts(seen),
         days=desk.lookout.days(),
-        panels=panels.panels(seen, desk.settings.monitor),
+        panels=panels.panels(seen, desk.limits),
     )
 
 
