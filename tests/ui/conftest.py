@@ -155,7 +155,7 @@ def visit(chromium):
     assert not complaints, complaints
 
 
-def shot(page, name):
-    """Keep a picture of the whole page, for people to look at."""
+def shot(page, name, *, whole=True):
+    """Keep a picture of the page, or of what is in view of it, for people to look at."""
     SHOTS.mkdir(exist_ok=True)
-    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+    page.screenshot(path=SHOTS / f"{name}.png", full_page=whole)

@@ -5,7 +5,7 @@
     return element.checkVisibility({ checkVisibilityCSS: true }) && element.getClientRects().length > 0 && style.opacity !== "0";
   };
   const hiddenForEyes = (element) => element.closest(".visually-hidden, .skip:not(:focus)");
-  const named = (element) => `${element.localName}${element.id ? `#${element.id}` : ""}${element.className?.baseVal ?? (element.className ? `.${element.className}` : "")}`;
+  const named = (element) => [element.localName, element.id && `#${element.id}`, ...[...element.classList].map((name) => `.${name}`)].join("");
 
   // --- contrast ---------------------------------------------------------------------------
 

@@ -53,7 +53,6 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(shared_night, visit,
 
 def test_large_text_on_a_phone_needs_no_scrolling_sideways_either(shared_night, visit):
     page = visit(shared_night.url, size=PHONE)
-    page.add_style_tag(url="/static/page.css")  # the page's own policy allows its own styles only
     page.evaluate("document.documentElement.style.setProperty('font-size', '150%')")
     assert ask(page, "overflow") == []
 
@@ -65,7 +64,7 @@ def test_words_and_signs_stand_out_in_both_schemes(shared_night, visit, name, sc
     open_all(page)
     found = ask(page, "contrast")
     assert found["wrong"] == []
-    assert found["seen"] > 15
+    assert found["seen"] > (5 if name == "nothing" else 15)
     shot(page, f"{name}-{scheme}")
 
 
@@ -81,13 +80,14 @@ def test_a_store_in_which_nothing_has_happened_yet_is_readable_too(empty, visit,
 def test_the_contrast_check_finds_what_is_hard_to_read(shared_night, visit):
     """Negative control: grey on grey is found, in text and in pictures."""
     page = visit(shared_night.url)
+    page.get_by_role("button", name="Pause refresh").click()
     page.evaluate("""() => {
         document.querySelector('.asof').style.setProperty('color', '#b0a0a0');
         document.querySelector('.chart rect').style.setProperty('fill', '#f0f0f0');
     }""")
     wrong = ask(page, "contrast")["wrong"]
-    assert [line.split("#")[0].split(".")[0].split(" ")[0].rstrip(":") for line in wrong][0].startswith(("p", "time"))
-    assert any(line.startswith("rect") for line in wrong)
+    assert any("“Seen at" in line for line in wrong)
+    assert any(line.startswith("rect.series-0: ") for line in wrong)
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
@@ -108,6 +108,7 @@ def test_a_screen_reader_is_told_names_headings_landmarks_and_tables(shared_nigh
 def test_the_rules_find_what_a_screen_reader_would_miss(shared_night, visit):
     """Negative control: a nameless button, a heading that leaves a level out, a table without a caption."""
     page = visit(shared_night.url)
+    page.get_by_role("button", name="Pause refresh").click()
     page.evaluate("""() => {
         document.getElementById('pause').textContent = '';
         document.querySelector('#locks h2').outerHTML = '<h4>Locks</h4>';

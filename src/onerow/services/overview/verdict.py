@@ -98,10 +98,10 @@ def _check(check: Checked) -> Iterator[Reason]:
         case "failed":
             yield Reason("unknown", f"The last check of {name} could not run: {check.error}", "checks")
         case "never":
-            yield Reason("unknown", f"{name} was not checked yet; `onerow monitor` does it.", "checks")
+            yield Reason("unknown", f"{name} was not checked yet; onerow monitor does that.", "checks")
         case "old":
             ago = span(check.age_s)
-            yield Reason("unknown", f"{name} was last checked {ago} ago; is `onerow monitor` running?", "checks")
+            yield Reason("unknown", f"{name} was last checked {ago} ago; is onerow monitor running?", "checks")
         case "clean":
             pass
 

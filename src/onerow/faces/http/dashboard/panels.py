@@ -25,6 +25,7 @@ class Panel:
     """A chart with the same figures in words and as a table.
 
     Attributes:
+        chart: None if there is nothing to draw; the words tell why.
         legend: the names of its series, empty where it shows spreads.
         style: a class that changes the colours of the series.
     """
@@ -32,7 +33,7 @@ class Panel:
     id: str
     title: str
     summary: str
-    chart: Chart
+    chart: Chart | None
     legend: tuple[str, ...]
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -99,8 +100,8 @@ def _duplicates(checks: Sequence[Checked]) -> Panel:
         id="duplicates",
         title="Keys with duplicates, by partition",
         summary=summary,
-        chart=charts.stacked(columns, [f"keys of {check.table}" for check in series]),
-        legend=tuple(check.table for check in series) or ("none",),
+        chart=charts.stacked(columns, [f"keys of {check.table}" for check in series]) if columns else None,
+        legend=tuple(check.table for check in series),
         head=("Partition", *(check.table for check in series)),
         rows=tuple((name, *(f"{count:,}" for count in counted_keys)) for name, counted_keys in columns),
         style="bad",
