@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 
 import pytest
@@ -67,6 +68,15 @@ def moving(monkeypatch):
     project = IncidentProject(monkeypatch)
     yield project
     project.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Have the emulator of BigQuery installed while other tests run, where it is not there yet."""
+    needing = [item for item in items if "bigquery" in item.nodeid]
+    if needing and not os.environ.get(projects.EMULATOR) and not os.environ.get(projects.REAL):
+        threading.Thread(target=projects.environment, daemon=True).start()
+        items[:] = [item for item in items if "bigquery" not in item.nodeid] + needing
 
 
 def pytest_unconfigure():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 import pytest
 
+from onerow.adapters.warehouse.bigquery import sql
 from onerow.adapters.warehouse.bigquery.preparation import SCRATCH, Preparation
+from onerow.adapters.warehouse.bigquery.script import MergeSteps
 from onerow.adapters.warehouse.bigquery.warehouse import BigQueryWarehouse
 from onerow.core.partitions import Scope
 from onerow.core.plans import Committed, Refused, Unknown, plan_merge, unmerged
 from onerow.errors import OutcomeUnknownError, StaleLeaseError
+from onerow.ports.warehouse import InspectRequest
 from onerow.services.leases import Unlocked
 from onerow.testing.conformance.harness import DAY, SPEC, WarehouseHarness, a_row, at
 
@@ -107,13 +111,43 @@ def test_what_was_given_up_does_not_begin_later(bq, warehouse):
 
 
 def test_costs_are_in_the_result_and_the_history(bq, warehouse):
+    """Those of the preparation are known before the commit; the script's own are told when it has ended."""
     stage(bq, a_row())
     outcome = merge(warehouse, plan_of(bq))
     assert isinstance(outcome, Committed)
     assert set(outcome.details) == {"bytes_processed", "slot_ms"}
+    history = bq.client.names.shared("history").sql
+    deadline_s = time.monotonic() + 10
+    while not (told := bq.client.run(f"SELECT job FROM {history} WHERE action = 'cost'").rows):
+        assert time.monotonic() < deadline_s
+    assert told == bq.client.run(f"SELECT job FROM {history} WHERE action = 'consolidate'").rows
+    (before,) = warehouse.history(table="props", batch=None, limit=9)
+    bq.client.run(f"UPDATE {history} SET bytes_processed = bytes_processed + 7, slot_ms = 11 WHERE action = 'cost'")
     (entry,) = warehouse.history(table="props", batch=None, limit=9)
-    assert entry.bytes_processed is not None
-    assert entry.slot_ms is not None
+    assert (entry.action, entry.bytes_processed) == ("consolidate", before.bytes_processed + 7)
+    assert entry.slot_ms >= 11
+    assert warehouse.inspect(InspectRequest(SPEC)).findings == ()
+
+
+class ForgetsUpdates(MergeSteps):
+    """A merge that only inserts, and a verification that does not compare the rows."""
+
+    def _query(self, name, **more):
+        if name == "when_newer":
+            return sql.Rendered("WHEN MATCHED AND FALSE THEN DELETE")
+        return super()._query(name, **more)
+
+    def verify(self):
+        return [self.statements(self.file, "check_counts", **self.run, **self._all_partitions())]
+
+
+def test_the_statistics_of_the_merge_must_agree_with_the_counts(bq, warehouse):
+    stage(bq, a_row())
+    assert isinstance(merge(warehouse, plan_of(bq)), Committed)
+    stage(bq, a_row(points=2.0, created_at=at(1)), batch="b2")
+    outcome = merge(BigQueryWarehouse(bq.open(), merging=ForgetsUpdates), plan_of(bq, batch="b2", run="run2", token=2))
+    assert isinstance(outcome, Refused)
+    assert "changed other rows" in str(outcome.error)
 
 
 def test_an_estimate_runs_nothing(bq, warehouse, monkeypatch):

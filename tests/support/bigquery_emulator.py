@@ -305,6 +305,25 @@ def write_type(self, kind):
     return WRITE_TYPE(self, kind)
 
 
+# --- scripts -------------------------------------------------------------------------------------
+
+RUN_QUERY = interpreter.ScriptInterpreter._run_query
+
+
+async def run_query(self, text):
+    """Know ``@@row_count``: how many rows the statement before has changed, if that was DML.
+
+    https://cloud.google.com/bigquery/docs/reference/system-variables
+    """
+    if "row_count" in text:
+        known = getattr(self, "row_count", None)
+        text = re.sub(r"@@\s*row_count", "NULL" if known is None else str(known), text)
+    found = await RUN_QUERY(self, text)
+    is_dml = found.column_names == ["Count"] and not interpreter._is_row_producing(text)
+    self.row_count = found.column(0)[0].as_py() if is_dml else None
+    return found
+
+
 # --- speed ---------------------------------------------------------------------------------------
 #
 # Each of the emulator's steps parses each statement anew, some fifty times in all. It is parsed once here; a step gets
@@ -423,6 +442,7 @@ def main():
         for name in names:
             setattr(module, name, forgetting(getattr(module, name)))
     memoize()
+    interpreter.ScriptInterpreter._run_query = run_query
     DuckDB.Generator.TRANSFORMS[exp.DataType] = write_type  # its methods are compiled: none can be replaced
     tables._table_to_rest, tables._table_to_list_item, tables._rest_to_table_meta = read_table, list_table, parse_table
     upload.execute_load_job = load

@@ -219,3 +219,21 @@ def test_it_works_again_after_close(locks):
     locks.close()
     locks.close()
     assert locks.read("k").version == version
+
+
+def test_threads_that_come_and_go_leave_no_connections_behind(path, locks, monkeypatch):
+    opened = []
+    really = locks._open
+    monkeypatch.setattr(locks, "_open", lambda: opened.append(1) or really())
+
+    def use(number):
+        assert locks.swap(f"k{number}", expected="", value={"n": number}) is not None
+        if number == 0:
+            locks._connection().execute("begin immediate")  # it ends in the middle of a transaction
+
+    for number in range(30):
+        thread = threading.Thread(target=use, args=(number,))
+        thread.start()
+        thread.join()
+    assert [entry.value["n"] for entry in sorted(locks.entries("k"), key=lambda entry: entry.value["n"])] == list(range(30))
+    assert len(opened) == 1

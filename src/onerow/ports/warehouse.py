@@ -76,8 +76,8 @@ class HistoryEntry:
             so that the sum over a partition explains its rows after every action.
         rows_superseded: of ``dedupe`` and ``restore``, the rows that were moved aside.
         committed_at: UTC, by the warehouse's clock.
-        bytes_processed, slot_ms: what preparing it has cost, over all partitions of the transaction, where the engine
-            counts that; None where it does not.
+        bytes_processed, slot_ms: what the transaction has cost with its preparation, over all its partitions, where the
+            engine counts that (the preparation alone until the engine has told the rest); None where it does not.
     """
 
     action: str

@@ -1,4 +1,4 @@
-DECLARE onerow_rows_before INT64;
+DECLARE onerow_rows_before, onerow_rows_changed INT64;
 UPDATE `the-project`.`onerow`.`guards_props_b264807709578e5c` SET claimed_by = 'props run1.1 0123 #1'
 WHERE table_name = 'props' AND (claimed_by IS NULL OR claimed_by IN ('props run1.1 0123 #1', 'props run0.1 0123 #1'));
 SELECT CASE

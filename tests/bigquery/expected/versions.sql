@@ -1,4 +1,4 @@
-DECLARE onerow_rows_before INT64;
+DECLARE onerow_rows_before, onerow_rows_changed INT64;
 UPDATE `the-project`.`onerow`.`guards_props_b264807709578e5c` SET claimed_by = 'props run1.1 0123 #1'
 WHERE table_name = 'props' AND (claimed_by IS NULL OR claimed_by IN ('props run1.1 0123 #1', 'props run0.1 0123 #1'));
 SELECT CASE
@@ -73,6 +73,7 @@ LEFT JOIN (
 ) AS l ON l.__onerow_key = S.__onerow_key
 WHERE S.__onerow_place = 1
     AND S.__onerow_content NOT IN (SELECT TO_JSON_STRING(STRUCT(T.`id` AS c0, T.`game_date` AS c1, T.`player` AS c2, T.`line` AS c3, T.`created_at` AS c4, IF(T.`points` = 0, CAST(0 AS FLOAT64), T.`points`) AS c5, T.`seen` AS c6)) FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE));
+SET onerow_rows_changed = @@row_count;
 SELECT IF(COUNT(*) = 0, 'one row a key', ERROR(CONCAT('onerow:duplicates:', CAST(COUNT(*) AS STRING), ':',
     REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';')))
 FROM (
@@ -106,6 +107,8 @@ JOIN `the-project`.`nba`.`props` AS T ON T.`game_date` = CAST('2026-01-17' AS DA
 SELECT CASE
     WHEN COUNT(*) <> 1 OR COUNTIF(rows_staged <> rows_inserted + rows_updated + rows_unchanged + rows_superseded) > 0
         THEN ERROR('onerow:verify:the counts do not add up;')
+    WHEN onerow_rows_changed IS DISTINCT FROM SUM(rows_inserted + rows_updated)
+        THEN ERROR('onerow:verify:the merge has changed other rows than were counted;')
     WHEN (SELECT COUNT(*) FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE)) <> onerow_rows_before + SUM(rows_inserted)
         THEN ERROR('onerow:verify:the table has other rows than were counted;')
 END

@@ -1,4 +1,4 @@
-DECLARE onerow_rows_before INT64;
+DECLARE onerow_rows_before, onerow_rows_changed INT64;
 UPDATE `the-project`.`onerow`.`guards_props_b264807709578e5c` SET claimed_by = 'props run1.1 0123 #1'
 WHERE table_name = 'props' AND (claimed_by IS NULL OR claimed_by IN ('props run1.1 0123 #1', 'props run0.1 0123 #1'));
 SELECT CASE
@@ -59,6 +59,7 @@ MERGE `the-project`.`nba`.`props` AS T
 USING (SELECT * FROM `the-project`.`onerow`.`scratch_0123_staged` WHERE __onerow_place = 1) AS S
 ON TRUE AND TO_JSON_STRING(STRUCT(T.`player` AS c0, T.`line` AS c1)) = S.__onerow_key AND T.`player` IS NOT DISTINCT FROM S.`player` AND T.`line` IS NOT DISTINCT FROM S.`line`
 WHEN MATCHED AND (CASE WHEN S.`created_at` IS DISTINCT FROM T.`created_at` THEN IF(T.`created_at` IS NULL OR S.`created_at` > T.`created_at`, 1, -1) WHEN S.`id` IS DISTINCT FROM T.`id` THEN IF(T.`id` IS NULL OR S.`id` > T.`id`, 1, -1) WHEN S.`game_date` IS DISTINCT FROM T.`game_date` THEN IF(T.`game_date` IS NULL OR S.`game_date` > T.`game_date`, 1, -1) WHEN S.`points` IS DISTINCT FROM T.`points` THEN IF(T.`points` IS NULL OR S.`points` > T.`points`, 1, -1) WHEN S.`seen` IS DISTINCT FROM T.`seen` THEN IF(T.`seen` IS NULL OR S.`seen` > T.`seen`, 1, -1) ELSE 0 END) = 1 THEN UPDATE SET `id` = S.`id`, `game_date` = S.`game_date`, `created_at` = S.`created_at`, `points` = S.`points`, `seen` = S.`seen` WHEN NOT MATCHED BY TARGET THEN INSERT (`id`, `game_date`, `player`, `line`, `created_at`, `points`, `seen`) VALUES (S.`id`, S.`game_date`, S.`player`, S.`line`, S.`created_at`, S.`points`, S.`seen`);
+SET onerow_rows_changed = @@row_count;
 SELECT IF(COUNT(*) = 0, 'one row a key', ERROR(CONCAT('onerow:duplicates:', CAST(COUNT(*) AS STRING), ':',
     REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';')))
 FROM (
@@ -77,6 +78,8 @@ JOIN `the-project`.`nba`.`props` AS T ON TRUE AND TO_JSON_STRING(STRUCT(T.`playe
 SELECT CASE
     WHEN COUNT(*) <> 1 OR COUNTIF(rows_staged <> rows_inserted + rows_updated + rows_unchanged + rows_superseded) > 0
         THEN ERROR('onerow:verify:the counts do not add up;')
+    WHEN onerow_rows_changed IS DISTINCT FROM SUM(rows_inserted + rows_updated)
+        THEN ERROR('onerow:verify:the merge has changed other rows than were counted;')
     WHEN (SELECT COUNT(*) FROM `the-project`.`nba`.`props` AS T WHERE TRUE) <> onerow_rows_before + SUM(rows_inserted)
         THEN ERROR('onerow:verify:the table has other rows than were counted;')
 END

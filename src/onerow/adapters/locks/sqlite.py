@@ -39,7 +39,7 @@ class SqliteLocks:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: list[tuple[sqlite3.Connection, threading.Thread]] = []
         self._guard = threading.Lock()
         self._pid = os.getpid()
         self._identity: str | None = None
@@ -141,7 +141,7 @@ class SqliteLocks:
     def close(self) -> None:
         """Close this process's connections."""
         with self._guard:
-            for connection in self._connections:
+            for connection, _ in self._connections:
                 connection.close()
             self._connections.clear()
             self._local = threading.local()
@@ -154,11 +154,22 @@ class SqliteLocks:
             self._pid, self._local, self._connections = os.getpid(), threading.local(), []
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._open()
+            connection = self._inherited() or self._open()
             self._local.connection = connection
             with self._guard:
-                self._connections.append(connection)
+                self._connections.append((connection, threading.current_thread()))
         return connection
+
+    def _inherited(self) -> sqlite3.Connection | None:
+        """Return the connection of a thread that has ended: a service has many threads, one after another."""
+        with self._guard:
+            for number, (connection, thread) in enumerate(self._connections):
+                if not thread.is_alive():
+                    del self._connections[number]
+                    if connection.in_transaction:
+                        connection.execute("rollback")
+                    return connection
+        return None
 
     def _open(self) -> sqlite3.Connection:
         try:

@@ -61,6 +61,15 @@ SELECT {action}, {name}, {partition_or_null}, {batch}, {run}, {attempt}, e.token
     CURRENT_TIMESTAMP(), {reason}, {mine}, {bytes_processed}, {slot_ms}
 FROM ({counts}) AS e;
 
+-- name: insert_cost
+-- What the job of a script has cost is known only after its end. Nobody waits for this.
+INSERT INTO {history} (
+    action, table_name, batch, consolidation, attempt, unlocked, holder, parts, rows_staged, rows_inserted,
+    rows_updated, rows_unchanged, rows_superseded, merge_s, verify_s, committed_at, reason, job, bytes_processed, slot_ms
+)
+VALUES ('cost', @name, @batch, @run, @attempt, FALSE, @holder, 0, 0, 0, 0, 0, 0, 0.0, 0.0, CURRENT_TIMESTAMP(), '', @job,
+    @bytes_processed, @slot_ms);
+
 -- name: read_committed
 SELECT COALESCE(`partition`, ''), action, rows_staged, rows_inserted, rows_updated, rows_unchanged, rows_superseded,
     merge_s, verify_s, bytes_processed, slot_ms
@@ -79,14 +88,19 @@ SELECT part_id, `partition` FROM {ledger} WHERE table_name = @name AND batch = @
 SELECT batch, COUNT(DISTINCT part_id) FROM {ledger} WHERE table_name = @name GROUP BY batch;
 
 -- name: read_inserted
-SELECT `partition`, CAST(SUM(rows_inserted) AS INT64) FROM {history} WHERE table_name = @name GROUP BY `partition`;
+SELECT `partition`, CAST(SUM(rows_inserted) AS INT64) FROM {history} WHERE table_name = @name AND action <> 'cost'
+GROUP BY `partition`;
 
 -- name: read_history
 SELECT action, table_name, `partition`, batch, consolidation, attempt, token, unlocked, holder, parts, rows_staged,
-    rows_inserted, rows_updated, rows_unchanged, rows_superseded, merge_s, verify_s, committed_at, reason, job,
-    bytes_processed, slot_ms
-FROM {history}
-WHERE (@name IS NULL OR table_name = @name) AND (@batch IS NULL OR batch = @batch)
+    rows_inserted, rows_updated, rows_unchanged, rows_superseded, merge_s, verify_s, committed_at, reason,
+    h.bytes_processed + COALESCE(c.bytes_processed, 0), h.slot_ms + COALESCE(c.slot_ms, 0)
+FROM {history} AS h
+LEFT JOIN (
+    SELECT job, ANY_VALUE(bytes_processed) AS bytes_processed, ANY_VALUE(slot_ms) AS slot_ms FROM {history}
+    WHERE action = 'cost' GROUP BY job
+) AS c ON c.job = h.job
+WHERE action <> 'cost' AND (@name IS NULL OR table_name = @name) AND (@batch IS NULL OR batch = @batch)
 ORDER BY committed_at DESC, consolidation, `partition` LIMIT {limit};
 
 -- name: read_only_batches

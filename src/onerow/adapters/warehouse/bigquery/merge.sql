@@ -49,6 +49,10 @@ USING (SELECT * FROM {staged} WHERE __onerow_place = 1) AS S
 ON {touched} AND {target_key} = S.__onerow_key AND {same_key}
 {when_newer} WHEN NOT MATCHED BY TARGET THEN INSERT ({columns}) VALUES ({values});
 
+-- name: count_changed
+-- What the statement before has changed, by the statistics of the engine.
+SET onerow_rows_changed = @@row_count;
+
 -- name: when_newer
 WHEN MATCHED AND {newer} = 1 THEN UPDATE SET {assignments};
 
@@ -75,6 +79,8 @@ JOIN {target} AS T ON {touched} AND {target_key} = S.__onerow_key AND {same_key}
 SELECT CASE
     WHEN COUNT(*) <> {partitions} OR COUNTIF(rows_staged <> rows_inserted + rows_updated + rows_unchanged + rows_superseded) > 0
         THEN ERROR('onerow:verify:the counts do not add up;')
+    WHEN onerow_rows_changed IS DISTINCT FROM SUM(rows_inserted + rows_updated)
+        THEN ERROR('onerow:verify:the merge has changed other rows than were counted;')
     WHEN (SELECT COUNT(*) FROM {target} AS T WHERE {touched}) <> onerow_rows_before + SUM(rows_inserted)
         THEN ERROR('onerow:verify:the table has other rows than were counted;')
 END

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 BEGIN: Final = "BEGIN TRANSACTION"
 COMMIT: Final = "COMMIT TRANSACTION"
-DECLARE_BEFORE: Final = "DECLARE onerow_rows_before INT64"
+DECLARE_BEFORE: Final = "DECLARE onerow_rows_before, onerow_rows_changed INT64"
 COUNTS: Final = (
     "partition", "token", "parts", "rows_staged", "rows_inserted", "rows_updated", "rows_unchanged", "rows_superseded",
 )  # fmt: skip
@@ -161,6 +161,7 @@ class MergeSteps(Steps):
             self.statements(self.file, "count_before"),
             self.history(self._query("counts", tasks=self._tasks()), **self._about()),
             self.statements(self.file, "merge", when_newer=when),
+            self.statements("merge.sql", "count_changed"),
         ]
 
     def verify(self) -> list[str]:

@@ -27,6 +27,7 @@ class VersionsSteps(MergeSteps):
             self.statements(self.file, "check_held"),
             self.history(self._query("counts", tasks=self._tasks()), **self._about()),
             self.statements(self.file, "insert_versions", fresh_values=fresh, oldest_staged_first=oldest),
+            self.statements("merge.sql", "count_changed"),
         ]
 
     def verify(self) -> list[str]:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from onerow.adapters.bigquery.client import BigQuery, Parameter
     from onerow.adapters.bigquery.names import TableName
-    from onerow.adapters.bigquery.results import Ran
+    from onerow.adapters.bigquery.results import JobFacts, Ran
     from onerow.core.partitions import Scope
     from onerow.core.parts import PartManifest
     from onerow.core.plans import Merged, MergePlan, Outcome
@@ -131,7 +131,10 @@ class BigQueryWarehouse:
         plan = prepared.plan
         steps = self._steps[plan.spec.mode]
 
+        turns: list[Turn] = []
+
         def script(turn: Turn) -> str:
+            turns.append(turn)
             found = steps(prepared, turn)
             return found.script(repair=self._repairs.for_merge(found) if repair else ())
 
@@ -154,10 +157,37 @@ class BigQueryWarehouse:
         committed = committed_of(plan, ran.rows)
         if committed is None:
             return Unknown(WarehouseError("The script has ended, and the history does not name it."))
+        if not ran.adopted:
+            self._tell_cost(plan, turns[-1].mine, ran.job)
         prepared.cost.add(ran)
         cost = {"bytes_processed": prepared.cost.bytes_processed, "slot_ms": prepared.cost.slot_ms}
         merge_s = prepared.prepare_s + time.perf_counter() - began_s
         return replace(committed, read_back=False, merge_s=merge_s, details=cost)
+
+    def _tell_cost(self, plan: MergePlan, name: str, job: JobFacts) -> None:
+        """Have the history told what a script has cost. Nobody waits for it, and no commit fails by it."""
+        statement = sql.render(
+            sql.templates(CONTROL)["insert_cost"], control_pieces(self._client.names, plan.spec.name)
+        )
+        numbers = {"attempt": plan.attempt, "bytes_processed": job.bytes_processed, "slot_ms": job.slot_ms}
+        texts = {"name": plan.spec.name, "batch": plan.batch, "run": plan.consolidation, "holder": plan.holder}
+        config = bigquery.QueryJobConfig(
+            query_parameters=[
+                *(text(name, value) for name, value in (texts | {"job": name}).items()),
+                *(bigquery.ScalarQueryParameter(name, "INT64", value) for name, value in numbers.items()),
+            ],
+            labels={"tool": "onerow", "onerow_step": "cost"},
+        )
+        try:
+            self._client.call(
+                "the cost of a script could not be recorded",
+                lambda client: client.query(
+                    statement, job_config=config, location=self._client.location, retry=ONCE, job_retry=None,
+                    timeout=REQUEST_TIMEOUT_S,
+                ),
+            )  # fmt: skip
+        except OnerowError as error:
+            logger.warning("onerow.cost_not_recorded", extra={"facts": {"error": error.message}})
 
     def resolve(self, plan: MergePlan) -> Committed | Refused | Unknown:
         """See to it that no job of the plan runs or will, take the guard, then read what it has left."""
@@ -240,7 +270,7 @@ class BigQueryWarehouse:
         found = self._client.run(statement, [text("name", table), text("batch", batch)]).rows
         return [
             replace(HistoryEntry(*told), bytes_processed=bytes_processed, slot_ms=slot_ms)
-            for *told, _, bytes_processed, slot_ms in found
+            for *told, bytes_processed, slot_ms in found
         ]
 
     def inspect(self, request: InspectRequest) -> TableCheck:

@@ -43,7 +43,11 @@ def serve() -> None:
     A service binds to loopback, where nobody is asked for a token, unless tokens are set: ONEROW_TOKENS_READ,
     ONEROW_TOKENS_WRITE and ONEROW_TOKENS_ADMIN, each a list with commas, or ..._FILE with the path of one.
     SIGTERM drains it: it takes nothing new, finishes what runs, releases its leases and exits with 0.
-    """
+
+    \b
+    onerow serve coordinator
+    onerow serve worker --coordinator http://127.0.0.1:8470
+    """  # noqa: D301 -- \b is click's mark for lines that stay as they are
 
 
 def _address(command: Run) -> Run:
@@ -83,8 +87,6 @@ def worker(asked: Invocation, /, *, host: str | None, port: int | None, coordina
 
     \b
     onerow serve worker --coordinator http://127.0.0.1:8470
-    curl --data-binary @props.csv -H 'Content-Type: text/csv' \\
-      'http://127.0.0.1:8471/v1/tables/props/batches/2026-01-17/rows?worker=w1'
     """  # noqa: D301 -- \b is click's mark for lines that stay as they are
     with _needs_extra():
         from onerow.faces.http.app import create_worker
