@@ -10,25 +10,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from onerow.adapters.clock import SystemClock, SystemIds, Threads
-from onerow.config import Settings, Url, find_config, firestore_place, load_settings, parse_url, split_target
+from onerow.config import Alerting, Settings, Url, find_config, firestore_place, load_settings, parse_url, split_target
+from onerow.core.incidents import SECOND, Policy
 from onerow.errors import ConfigurationError
 from onerow.services.checker import Inspecting
 from onerow.services.leases import LEASE_PREFIX, Leases, LeaseSettings
+from onerow.services.monitor import Monitor, MonitorLoop, MonitorSettings
+from onerow.services.sightings import Limits
 from onerow.services.stager import Stager
 from onerow.services.store import Ports, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from onerow.adapters.staging.infer import InferredColumns
     from onerow.core.spec import TableSpec
     from onerow.ports.clock import Clock, Ids
     from onerow.ports.lockstore import LockStore
+    from onerow.ports.notifier import Notifier
     from onerow.ports.partstore import PartStore
     from onerow.ports.warehouse import Warehouse
+    from onerow.services.lookreport import LookReport
 
 WAREHOUSES: Final = ("duckdb", "ducklake", "postgresql", "bigquery")
 LOCK_STORES: Final = ("sqlite", "postgresql", "firestore")
+CLAIM_S: Final = 30.0
 
 
 def open_store(
@@ -216,12 +223,12 @@ def asks_ledger(warehouse: Warehouse) -> Callable[[str, str, str, tuple[str | No
 
 @contextmanager
 def _extra(name: str) -> Iterator[None]:
-    """Say plainly which extra is to be installed for an engine."""
+    """Say plainly which extra is to be installed."""
     try:
         yield
     except ImportError as error:
         raise ConfigurationError(
-            f"What this engine needs is not installed: {error}.", hint=f"Install it with: pip install 'onerow[{name}]'"
+            f"What this needs is not installed: {error}.", hint=f"Install it with: pip install 'onerow[{name}]'"
         ) from error
 
 
@@ -338,6 +345,69 @@ def check_offered(tables: Mapping[str, TableSpec], warehouse: Warehouse) -> None
                 f"Table {spec.name!r}: enforce = true needs an engine with unique indexes; this warehouse has none.",
                 hint="Leave it out: onerow keeps one row per key without it.",
             )
+
+
+def open_notifiers(alerts: Alerting, environ: Mapping[str, str] = os.environ) -> list[Notifier]:
+    """Return the receivers of alerts whose addresses stand in the environment; none of them: nobody is told.
+
+    Raises:
+        ConfigurationError: an address is none; it is not shown.
+    """
+    slack, webhook = (environ.get(name, "").strip() for name in (alerts.slack_env, alerts.webhook_env))
+    if not slack and not webhook:
+        return []
+    with _extra("serve"):
+        from onerow.adapters.notify.slack import Slack
+        from onerow.adapters.notify.webhook import Webhook
+
+    found: list[Notifier] = []
+    if slack:
+        found.append(Slack(slack, setting=alerts.slack_env, timeout_s=alerts.timeout))
+    if webhook:
+        found.append(Webhook(webhook, setting=alerts.webhook_env, timeout_s=alerts.timeout))
+    return found
+
+
+def open_monitor(settings: Settings, environ: Mapping[str, str] = os.environ, *, clock: Clock | None = None) -> Monitor:
+    """Return the monitor that a configuration describes."""
+    alerts, looks = settings.alerts, settings.monitor
+    policy = Policy(
+        level=alerts.level,
+        repeat_us=round(alerts.repeat_after * SECOND),
+        claim_us=round((CLAIM_S + 6 * alerts.timeout) * SECOND),  # sending takes at most three time-outs
+    )
+    limits = Limits(
+        lock_wait_s=looks.lock_wait,
+        consolidation_s=looks.consolidation,
+        lock_held_s=looks.lock_held,
+        staged_s=looks.staged,
+        recent_s=looks.recent,
+    )
+    return Monitor(
+        settings=MonitorSettings(check_every_s=looks.check_every, since_s=looks.since, limits=limits),
+        notifiers=open_notifiers(alerts, environ),
+        policy=policy,
+        clock=clock or SystemClock(),
+        who=f"{holder_name()}/{SystemIds().new_id('m')}",
+    )
+
+
+def open_monitor_loop(
+    settings: Settings,
+    lend: Callable[[], AbstractContextManager[Store]],
+    *,
+    on_look: Callable[[LookReport], None],
+    environ: Mapping[str, str] = os.environ,
+) -> MonitorLoop:
+    """Return the monitor as a loop that is not started yet; ``lend`` lends a store for each look."""
+    clock = SystemClock()
+    return MonitorLoop(
+        open_monitor(settings, environ, clock=clock),
+        lend,
+        every_s=settings.monitor.every,
+        clock=clock,
+        on_look=on_look,
+    )
 
 
 def holder_name() -> str:

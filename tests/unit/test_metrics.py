@@ -212,7 +212,7 @@ def test_bytes_are_counted_where_the_engine_tells_them(metrics):
 def test_a_look_is_shown(metrics):
     look = Look(
         at_s=1_768_093_594.5,
-        tables=(TableLook("props", "findings", duplicate_keys=5, findings=1),),
+        tables=(TableLook("props", "findings", 1_768_093_590.0, duplicate_keys=5, findings=1),),
         staging=(StagingLook("props", parts=2, rows=587, oldest_s=61.5),),
         locks=(LocksLook("props", held=1, oldest_s=12.0),),
         incidents={"CRITICAL": 1, "WARNING": 0},
@@ -220,7 +220,7 @@ def test_a_look_is_shown(metrics):
     )
     metrics.looks.take(look)
     assert value(metrics, "onerow_duplicate_keys", table="props") == 5
-    assert value(metrics, "onerow_last_check_timestamp_seconds", table="props") == look.at_s
+    assert value(metrics, "onerow_last_check_timestamp_seconds", table="props") == 1_768_093_590
     assert value(metrics, "onerow_staged_rows", table="props") == 587
     assert value(metrics, "onerow_oldest_staged_age_seconds", table="props") == 61.5
     assert value(metrics, "onerow_locks_held", table="props") == 1
@@ -229,8 +229,8 @@ def test_a_look_is_shown(metrics):
 
 
 def test_a_check_that_failed_does_not_look_like_one_that_found_nothing(metrics):
-    metrics.looks.take(Look(1_000.0, tables=(TableLook("props", "findings", 5),)))
-    metrics.looks.take(Look(2_000.0, tables=(TableLook("props", "failed"),)))
+    metrics.looks.take(Look(1_000.0, tables=(TableLook("props", "findings", 1_000.0, 5),)))
+    metrics.looks.take(Look(2_000.0, tables=(TableLook("props", "failed", 2_000.0),)))
     assert value(metrics, "onerow_duplicate_keys", table="props") == 5
     assert value(metrics, "onerow_last_check_timestamp_seconds", table="props") == 1_000
     assert value(metrics, "onerow_last_look_timestamp_seconds") == 2_000

@@ -119,15 +119,22 @@ class Monitoring(_Section):
     """``[monitor]``: when to look and what is too long.
 
     Attributes:
-        since: how far back partitions and runs are looked at.
+        enabled: whether the coordinator looks too, beside its work.
+        every: how often locks, staging and the journal are looked at.
+        check_every: how often the tables themselves are checked, by all monitors together.
+        since: how far back partitions are looked at, where they are dates.
+        recent: how long a long wait or a slow consolidation is news.
         lock_wait: longer waits for a lock are a warning, shorter ones that were told are for information.
         consolidation: longer consolidations are a warning.
         lock_held: a lock that one holder keeps longer is a warning.
         staged: a part that waits longer is a warning.
     """
 
-    every: Seconds = 60.0
+    enabled: bool = True
+    every: Seconds = Field(default=60.0, gt=0)
+    check_every: Seconds = 300.0
     since: Seconds = 604_800.0
+    recent: Seconds = 3_600.0
     lock_wait: Seconds = 120.0
     consolidation: Seconds = 60.0
     lock_held: Seconds = 600.0

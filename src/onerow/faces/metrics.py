@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from onerow import __version__
 from onerow.faces.logs import facts_of
-from onerow.services.events import logger
+from onerow.services.events import FACTS_ATTRIBUTE, logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +33,13 @@ WORK_S: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 12
 WAIT_S: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Bounds of waits; 120 s is where the monitor begins to warn."""
 
+BATCH_EVENTS: Final = tuple(
+    f"onerow.batch_{outcome}"
+    for outcome in (
+        "opened", "sealed", "complete", "incomplete", "cancelled", "consolidated", "failed", "abandoned"
+    )
+)  # fmt: skip
+
 UNMEASURED: Final[Mapping[str, str]] = {
     "onerow.lock_waiting": "how long it took is told when it ends, by lock_acquired or lock_timed_out",
     "onerow.merge_started": "told by its end",
@@ -47,6 +54,14 @@ UNMEASURED: Final[Mapping[str, str]] = {
     "onerow.incident_resolved": "shown by the gauge of open incidents",
     "onerow.incident_unreadable": "an error of the log, for people",
     "onerow.monitor_failed": "shown by the age of the last look",
+    "onerow.run_not_recorded": "the journal is for people; the ledger has what counts",
+    "onerow.check_not_recorded": "shown by the age of the last check",
+    "onerow.consolidation_asked": "told by consolidation_finished; who asked is in the log",
+    "onerow.service_started": "a scrape that succeeds tells it",
+    "onerow.service_stopped": "a scrape that fails tells it",
+    "onerow.drain_failed": "the process ends with it: the log and the exit code tell it",
+    "onerow.cost_not_recorded": "for people; the history has all but the cost",
+    "onerow.spool_cleaned": "what a dead process has left; nothing was lost",
     "onerow.checkpoint_failed": "the engine's upkeep: the commit stands, the next one folds it in",
     "onerow.cancel_failed": "a lost lease is counted already, and its token is looked at before a commit",
     "onerow.rollback_failed": "the connection is given up with its transaction",
@@ -97,6 +112,12 @@ class Metrics(logging.Handler):
         self._parts = counter("parts", "Parts that were handed in.", "outcome")
         self._staged_bytes = counter("staged_bytes", "Bytes of parts that were staged, as they are stored.")
         self._bytes = counter("bytes_processed", "Bytes that the warehouse says merges have read.")
+        self._batches = counter("batches", "Registered batches, by what became of them.", "outcome")
+        self._coordinator = Counter("onerow_coordinator_failures", "Looks at batches that failed.", registry=registry)
+        self._failed_requests = Counter(
+            "onerow_failed_requests", "Requests that were answered with 5xx.", ["kind"], registry=registry
+        )
+        self._failed_reports = counter("failed_reports", "Parts that the coordinator could not be told of in time.")
         self._cleanups = counter("cleanups", "Clean-ups after consolidations.", "outcome")
         self.looks = LookMetrics(registry)
         self._on: Mapping[str, _Counting] = {
@@ -128,6 +149,10 @@ class Metrics(logging.Handler):
             "onerow.alert_failed": lambda _, facts: self.looks.sent(
                 facts["receiver"], "refused" if facts["refused"] else "failed"
             ),
+            **{event: self._batch(event.removeprefix("onerow.batch_")) for event in BATCH_EVENTS},
+            "onerow.coordinator_failed": lambda _, __: self._coordinator.inc(),
+            "onerow.request_failed": lambda _, facts: self._failed_requests.labels(facts["kind"]).inc(),
+            "onerow.report_failed": lambda table, _: self._failed_reports.labels(table).inc(),
             "onerow.cleanup_done": lambda table, _: self._cleanups.labels(table, "done").inc(),
             "onerow.cleanup_failed": lambda table, _: self._cleanups.labels(table, "failed").inc(),
         }
@@ -144,13 +169,13 @@ class Metrics(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Count an event. A mistake here is reported as logging reports its own, and stops nothing."""
         count = self._on.get(record.getMessage())
-        if count is None:
+        if count is None or not hasattr(record, FACTS_ATTRIBUTE):  # a traceback beside its event carries no facts
             return
         facts = facts_of(record)
         if facts.get("lease") == "turn":  # a turn to commit keeps order; it is no lock of a table
             return
         try:
-            count(str(facts["table"]), facts)
+            count(str(facts.get("table") or ""), facts)
         except Exception:  # noqa: BLE001 -- logging's own way: told on standard error, the work goes on
             self.handleError(record)
 
@@ -183,6 +208,9 @@ class Metrics(logging.Handler):
 
     def _retried(self, table: str, facts: Mapping[str, Any]) -> None:
         self._retries.labels(table, facts["reason"]).inc()
+
+    def _batch(self, outcome: str) -> _Counting:
+        return lambda table, _: self._batches.labels(table, outcome).inc()
 
     def _waited(self, outcome: str) -> _Counting:
         return lambda table, facts: self._lock_wait.labels(table, outcome).observe(facts["wait_s"])
@@ -237,11 +265,12 @@ class LookMetrics:
             self._staged_parts.labels(staged.table).set(staged.parts)
             self._oldest.labels(staged.table).set(staged.oldest_s)
         for table in look.tables:
-            self._checks.labels(table.table, table.outcome).inc()
+            if table.own:
+                self._checks.labels(table.table, table.outcome).inc()
             if table.outcome != "failed":
                 self._duplicates.labels(table.table).set(table.duplicate_keys)
                 self._findings.labels(table.table).set(table.findings)
-                self._checked.labels(table.table).set(look.at_s)
+                self._checked.labels(table.table).set(table.at_s)
         for held in look.locks:
             self._locks.labels(held.table).set(held.held)
             self._lock_age.labels(held.table).set(held.oldest_s)

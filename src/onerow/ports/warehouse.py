@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from onerow.core.partitions import decode_partition
+
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Mapping, Sequence
@@ -161,6 +163,19 @@ class InspectRequest:
     since: str | None = None
     against_ledger: bool = True
     limit: int = 20
+
+    def covers(self, partition: str | None) -> bool:
+        """Say whether a partition is to be looked at, also one that has no rows any more."""
+        spec = self.spec
+        if spec.partition is None or partition is None:
+            return spec.partition is None
+        if self.partition is not None:
+            return partition == self.partition
+        if self.since is None:
+            return True
+        kind = spec.by_name[spec.partition].type
+        first, value = decode_partition(self.since, kind), decode_partition(partition, kind)
+        return bool(value >= first)  # type: ignore[operator]  # both are of the column's type
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ A receiver that fails is left alone until the next look, so that it blocks nobod
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from onerow.core import incidents as core
 from onerow.core.incidents import Message
@@ -21,13 +21,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from onerow.core.incidents import Incident, Policy, Sighting
-    from onerow.ports.lockstore import Entry, LockStore
+    from onerow.ports.lockstore import Entry
     from onerow.ports.notifier import Notifier
 
     _Change = Callable[[Incident | None, int], Incident | None]
 
 INCIDENT_PREFIX: Final = "incident:"
 SWAP_TRIES: Final = 8
+
+
+class Register(Protocol):
+    """The part of a lock store that is needed here."""
+
+    def read(self, key: str) -> Entry:
+        """Return what ``key`` holds now."""
+        ...
+
+    def swap(self, key: str, *, expected: str, value: Mapping[str, Any] | None) -> Entry | None:
+        """Write ``value`` if the key's version is ``expected``; None if it is another."""
+        ...
+
+    def entries(self, prefix: str) -> Sequence[Entry]:
+        """Return all keys with ``prefix``."""
+        ...
 
 
 @dataclass(slots=True)
@@ -59,10 +75,10 @@ class Known:
             key=lambda one: (not one.open, -core.LEVELS.index(one.level), -one.opened_us),
         )
 
-    def members(self, kind: str, table: str) -> Mapping[str, int]:
-        """The members of an open incident, {} if there is none."""
+    def open(self, kind: str, table: str) -> Incident | None:
+        """Return an incident that is open."""
         found = self.entries.get(_key(core.fingerprint(kind, table)))
-        return found[1].members if found is not None and found[1].open else {}
+        return found[1] if found is not None and found[1].open else None
 
 
 class Alerting:
@@ -74,7 +90,7 @@ class Alerting:
         who: identity of this monitor, unlike every other's.
     """
 
-    def __init__(self, *, register: LockStore, notifiers: Sequence[Notifier], policy: Policy, who: str) -> None:
+    def __init__(self, *, register: Register, notifiers: Sequence[Notifier], policy: Policy, who: str) -> None:
         self._register = register
         self._notifiers = notifiers
         self._policy = policy

@@ -155,12 +155,15 @@ class Consolidator:
     ) -> tuple[list[PartitionResult], Merged]:
         """Hold the leases of a group and merge it; an error becomes the result of its partitions."""
         group = Group(request, run, dict(waiting))
+        begun_s = self._clock.monotonic_s()
         try:
             with self._hold(request, [Scope(request.spec.name, name) for name in waiting]) as leases:
                 self._merge_group(group, leases)
         except LockAcquisitionError as error:
             if len(waiting) > 1 and not group.transactions:
                 return self._consolidate_what_is_free(request, run, waiting)
+            if not group.transactions:
+                group.lock_wait_s = self._clock.monotonic_s() - begun_s
             group.fail_all(error)
         except OnerowError as error:
             group.fail_all(error)

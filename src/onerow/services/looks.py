@@ -16,14 +16,18 @@ class TableLook:
     """The check of a table. The numbers of a check that failed say nothing.
 
     Attributes:
+        at_s: when, seconds since 1970 (UTC).
+        own: whether this look made the check; otherwise another monitor did, not long ago.
         duplicate_keys: keys with more than one row.
         findings: other findings: row checks, rows that the ledger does not explain.
     """
 
     table: str
     outcome: CheckOutcome
+    at_s: float
     duplicate_keys: int = 0
     findings: int = 0
+    own: bool = True
 
 
 @dataclass(frozen=True, slots=True)

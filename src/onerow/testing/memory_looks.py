@@ -245,7 +245,7 @@ def _against_ledger(rows: Sequence[Row], state: TableState, request: InspectRequ
         for name in sorted({*found, *said}, key=str)
         if found[name] != said[name]
         and (request.partition is None or name == request.partition)
-        and (request.since is None or name in found)
+        and (name in found or request.covers(name))
     ]
 
 

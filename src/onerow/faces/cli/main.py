@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, str]] = {
     "quarantine": "Look at rows that were put aside because they break their table's contract.",
     "locks": "Look at locks, or take one away from a holder that hangs.",
     "check": "Look for duplicates and other findings in tables.",
+    "monitor": "Look at everything, once or on a schedule, and tell what is wrong.",
     "dedupe": "Repair keys that stand more than once, or bring a removed row back.",
     "history": "Show what was committed, newest first.",
     "gc": "Remove the data of parts that were merged long ago.",

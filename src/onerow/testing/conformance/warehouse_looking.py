@@ -325,7 +325,10 @@ def rows_that_the_ledger_does_not_explain_are_found(harness: WarehouseHarness) -
     assert look(since=NEXT_DAY.isoformat()) == both[1:]
     assert look(against_ledger=False) == []
     harness.foreign_delete_all(harness.spec)
-    assert look() == [("ledger", PARTITION, 2)]
+    gone = [("ledger", PARTITION, 2)]
+    assert look() == gone
+    assert look(since=PARTITION) == gone, "a partition that has lost all its rows is not left out"
+    assert look(since=NEXT_DAY.isoformat()) == []
 
 
 @CHECKS.add

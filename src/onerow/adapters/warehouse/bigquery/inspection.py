@@ -129,7 +129,7 @@ def _against_ledger(
     for partition in sorted({*inserted, *counts}, key=str):
         if request.partition is not None and partition != request.partition:
             continue
-        if request.since is not None and partition not in counts:
+        if partition not in counts and not request.covers(partition):
             continue
         found, said = counts.get(partition, 0), inserted.get(partition, 0)
         where = f"Partition {partition}" if partition is not None else "The table"

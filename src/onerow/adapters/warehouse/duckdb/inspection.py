@@ -159,7 +159,7 @@ def _against_ledger(
         if request.partition is not None and partition != request.partition:
             continue
         found, said = counts.get(partition, 0), inserted.get(partition, 0)
-        if request.since is not None and partition not in counts:
+        if partition not in counts and not request.covers(partition):
             continue
         where = f"Partition {partition}" if partition is not None else "The table"
         if found < said:
