@@ -21,7 +21,7 @@ def test_the_commands_of_this_release():
         "onerow batches", "onerow batches discard", "onerow batches list", "onerow batches show",
         "onerow quarantine", "onerow quarantine list", "onerow quarantine show",
         "onerow locks", "onerow locks force-release", "onerow locks list", "onerow locks show",
-        "onerow check", "onerow dedupe", "onerow history", "onerow gc",
+        "onerow check", "onerow monitor", "onerow dedupe", "onerow history", "onerow gc",
         "onerow serve", "onerow serve coordinator", "onerow serve worker", "onerow chaos", "onerow doctor",
     ]  # fmt: skip
 

@@ -362,6 +362,12 @@ def test_monitors_share_the_checks_of_tables(bench, watch):
         assert report.reports == []
         assert [(one.outcome, one.own) for one in report.tables] == [("clean", False)]
         assert len(second.look(store, check_all=True).reports) == 1
+    double(bench)
+    with bench.open() as store:
+        assert watch().look(store).exit_code == 3
+        report = second.look(store)
+        assert (report.reports, report.exit_code) == ([], 3), "what is open and was not looked at again is no good news"
+        assert [one["kind"] for one in report.to_json()["findings"]] == ["duplicates", "ledger"]
 
 
 def test_incidents_are_records_that_read_back(bench, watch):

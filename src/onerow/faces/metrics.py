@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from onerow import __version__
 from onerow.faces.logs import facts_of
-from onerow.services.events import logger
+from onerow.services.events import FACTS_ATTRIBUTE, logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -60,6 +60,7 @@ UNMEASURED: Final[Mapping[str, str]] = {
     "onerow.service_started": "a scrape that succeeds tells it",
     "onerow.service_stopped": "a scrape that fails tells it",
     "onerow.drain_failed": "the process ends with it: the log and the exit code tell it",
+    "onerow.cost_not_recorded": "for people; the history has all but the cost",
     "onerow.spool_cleaned": "what a dead process has left; nothing was lost",
     "onerow.checkpoint_failed": "the engine's upkeep: the commit stands, the next one folds it in",
     "onerow.cancel_failed": "a lost lease is counted already, and its token is looked at before a commit",
@@ -168,7 +169,7 @@ class Metrics(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Count an event. A mistake here is reported as logging reports its own, and stops nothing."""
         count = self._on.get(record.getMessage())
-        if count is None:
+        if count is None or not hasattr(record, FACTS_ATTRIBUTE):  # a traceback beside its event carries no facts
             return
         facts = facts_of(record)
         if facts.get("lease") == "turn":  # a turn to commit keeps order; it is no lock of a table

@@ -52,14 +52,26 @@ class LookReport:
         self.sightings.append(words.unchecked(kind, table, f"It could not be looked at ({error.kind}). {NOT_CLEAN}"))
 
     @property
-    def findings(self) -> list[Sighting]:
-        """What was found that is more than for information."""
-        return [seen for seen in self.sightings if seen.kind not in words.UNCHECKED and seen.level != "INFO"]
+    def standing(self) -> list[Sighting | Incident]:
+        """What is the case: what was seen, and what is open of the same tables and was not looked at again."""
+        seen = {sighting.fingerprint for sighting in self.sightings}
+        tables = {table.table for table in self.tables}
+        unseen = [
+            incident
+            for incident in self.incidents
+            if incident.open and incident.table in tables and incident.fingerprint not in seen | self.looked
+        ]
+        return [*self.sightings, *unseen]
 
     @property
-    def unchecked(self) -> list[Sighting]:
+    def findings(self) -> list[Sighting | Incident]:
+        """What is the case and more than for information."""
+        return [one for one in self.standing if one.kind not in words.UNCHECKED and one.level != "INFO"]
+
+    @property
+    def unchecked(self) -> list[Sighting | Incident]:
         """What could not be looked at."""
-        return [seen for seen in self.sightings if seen.kind in words.UNCHECKED]
+        return [one for one in self.standing if one.kind in words.UNCHECKED]
 
     @property
     def exit_code(self) -> int:
@@ -85,7 +97,7 @@ class LookReport:
             "at": iso(self.at),
             "clean": self.exit_code == EXIT_DONE,
             "exit_code": self.exit_code,
-            "findings": [_sighting_json(seen) for seen in self.sightings],
+            "findings": [_finding_json(one) for one in self.standing],
             "incidents": [incident_json(incident) for incident in self.incidents],
             "checks": [report.to_json() for report in self.reports],
             "delivered": self.told.delivered,
@@ -122,7 +134,7 @@ def incident_json(incident: Incident) -> dict[str, Any]:
     }
 
 
-def _sighting_json(seen: Sighting) -> dict[str, Any]:
+def _finding_json(seen: Sighting | Incident) -> dict[str, Any]:
     return {
         "kind": seen.kind,
         "table": seen.table or None,

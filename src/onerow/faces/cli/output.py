@@ -95,6 +95,10 @@ class Printer:
         """Print the one JSON document."""
         write(sys.stdout, to_json(data))
 
+    def text(self, text: str) -> None:
+        """Print a whole text as the result, as it stands."""
+        write(sys.stdout, text)
+
     def line(self, text: str = "", style: str = "") -> None:
         """Print a line of the result."""
         self._print(sys.stdout, text, style)

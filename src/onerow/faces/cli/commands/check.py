@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 @table_option(required=False)
 @click.option("--partition", metavar="P", help="Only this partition; needs --table.")
 @click.option("--since", metavar="DATE", help="Only partitions from this one on; 7d: from seven days ago (UTC) on.")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "markdown"]),
+    help="How to report: text (default), one JSON document as with --output json, or Markdown for a mail or a ticket.",
+)
 @click.option("--limit", type=click.IntRange(min=1), default=20, help="How many duplicate keys to list a table (20).")
 @click.option("--warehouse", metavar="URL", help="Check any existing table of this warehouse, without configuration.")
 @click.option("--target", metavar="NAME", help="With --warehouse: the table, such as nba.props.")
@@ -33,6 +37,7 @@ def check(
     table: str | None,
     partition: str | None,
     since: str | None,
+    form: str | None,
     limit: int,
     warehouse: str | None,
     target: str | None,
@@ -48,11 +53,19 @@ def check(
 
     \b
     onerow check --since 7d
+    onerow check --since 7d --format markdown
     onerow check --warehouse duckdb:///nba.duckdb --target nba.props --key game_id,player,line
     """  # noqa: D301 -- \b is click's mark for lines that stay as they are
+    from datetime import UTC, datetime
+
+    from onerow.faces.cli.checkreport import markdown
     from onerow.faces.cli.output import Printer
     from onerow.services.checker import exit_code_of
 
+    if form is not None and asked.json and form != "json":
+        raise UsageError(f"--format {form} and --output json are two formats; give one.")
+    if form == "json":
+        asked.output = "json"
     if warehouse is not None:
         if table is not None or target is None or not key:
             raise UsageError("--warehouse goes with --target and --key, and without --table.")
@@ -70,7 +83,11 @@ def check(
         code = exit_code_of(reports)
         printer.document({"clean": code == 0, "exit_code": code, "tables": [report.to_json() for report in reports]})
         return code
-    _show(printer, reports, tables)
+    if form == "markdown":
+        at, first = datetime.now(UTC), {name: _since(since, spec, alone=False) for name, spec in tables.items()}
+        printer.text(markdown(reports, tables, at=at, since=first, configured=warehouse is None))
+    else:
+        _show(printer, reports, tables)
     return exit_code_of(reports)
 
 
@@ -85,10 +102,8 @@ def _check_configured(
         specs = [store.table(table)] if table is not None else list(store.tables.values())
         for spec in specs:
             meter.begin(f"checking {spec.name}")
-            whole = table is None and spec.partition is None  # it has no partitions to choose from
-            reports += store.check(
-                spec.name, partition=partition, since=None if whole else _since(since, spec), limit=limit
-            )
+            first = _since(since, spec, alone=table is not None)
+            reports += store.check(spec.name, partition=partition, since=first, limit=limit)
         return reports, {spec.name: spec for spec in specs}
 
 
@@ -117,25 +132,36 @@ def _check_existing(
             opened,
             [spec],
             partition=partition,
-            since=_since(since, spec),
+            since=_since(since, spec, alone=True),
             against_ledger=False,
             limit=limit,
         )
     return reports, {spec.name: spec}
 
 
-def _since(text: str | None, spec: TableSpec) -> str | None:
-    """Return the first partition to look at; a time back from today where partitions are dates."""
+def _since(text: str | None, spec: TableSpec, *, alone: bool) -> str | None:
+    """Return the first partition to look at: one that is named, or a time back from today where they are dates.
+
+    A table whose partitions are no dates, or that has none, is checked whole beside others; ``alone``, somebody has
+    asked for what cannot be.
+    """
     from datetime import UTC, datetime, timedelta
 
     from onerow.config import parse_duration
 
-    if text is None or spec.partition is None or spec.by_name[spec.partition].type.kind != "date":
-        return text
+    if text is None or (spec.partition is None and not alone):
+        return None
     try:
         back_s = parse_duration(text)
     except ValueError:
         return text
+    if spec.partition is None or spec.by_name[spec.partition].type.kind != "date":
+        if alone:
+            raise UsageError(
+                f"--since {text} is a time, and the partitions of {spec.name!r} are no dates.",
+                hint="Name the first partition, or leave --since out.",
+            )
+        return None
     try:
         return (datetime.now(UTC) - timedelta(seconds=back_s)).date().isoformat()
     except OverflowError as error:
@@ -143,16 +169,10 @@ def _since(text: str | None, spec: TableSpec) -> str | None:
 
 
 def _show(printer: Printer, reports: list[CheckReport], tables: dict[str, TableSpec]) -> None:
-    from onerow.faces.cli.output import Column, count
+    from onerow.faces.cli.checkreport import verdict
+    from onerow.faces.cli.output import Column
 
-    found = sum(1 for report in reports if report.result is not None and not report.clean)
-    failed = sum(1 for report in reports if report.result is None)
-    if found or failed:
-        said = [f"findings in {found} of {count(len(reports), 'table')}"] if found else []
-        said += [f"{count(failed, 'table')} could not be checked"] if failed else []
-        printer.line(", ".join(said), "bold red")
-    else:
-        printer.line(f"clean: {count(len(reports), 'table')}, no duplicates, no findings", "bold green")
+    printer.line(verdict(reports), "bold green" if all(report.clean for report in reports) else "bold red")
     if not reports:
         return
     printer.table(

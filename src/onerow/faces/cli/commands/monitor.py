@@ -173,7 +173,7 @@ def _show(printer: Printer, report: LookReport, *, time: bool = False) -> None:
     else:
         printer.line(f"{stamp}all is well: {count(len(report.tables), 'table')}", "bold green")
     order = ("CRITICAL", "WARNING", "INFO")
-    for seen in sorted(report.sightings, key=lambda one: (order.index(one.level), one.table, one.kind)):
+    for seen in sorted(report.standing, key=lambda one: (order.index(one.level), one.table, one.kind)):
         _show_one(printer, seen)
     for incident in report.incidents:
         if not incident.open and not time:
