@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI, Request, routing
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import JSONResponse
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     Around = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
+MIN_THREADS: Final = 8
 PROBLEM: Final[dict[int | str, dict[str, Any]]] = {
     "default": {
         "description": "What is wrong (RFC 9457)",
@@ -169,6 +171,8 @@ def _service(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Each thread that uses a store may have connections of its own in it, or a whole instance of an engine.
+        to_thread.current_default_thread_limiter().total_tokens = max(MIN_THREADS, 2 * settings.serve.stores)
         async with AsyncExitStack() as stack:
             stack.enter_context(app.state.metrics.attached())
             stack.callback(app.state.pool.close)
