@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 JOBS   ?= auto
 SEEDS  ?= 20000
+EXAMPLES ?= 500
 MINUTES ?= 2
 PROJECT ?=
 DATASET ?=
@@ -12,7 +13,7 @@ DATABASE ?= (default)
 OLDEST_POSTGRES ?= $(firstword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-postgresql-oldest test-gcp check format bench simulate chaos coverage clean
+.PHONY: help install demo serve test test-postgresql-oldest test-gcp check format bench fuzz simulate chaos coverage clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 34
@@ -60,6 +61,9 @@ bench: $(STAMP)  ## ratios to the bare engines, medians of paired runs, and a pl
 	@$(BIN)/python -m benchmarks.postgresql
 	@$(BIN)/python -m benchmarks.embedded
 	@$(BIN)/python -m benchmarks.plot
+
+fuzz: $(STAMP)  ## many requests made from the services' own descriptions, with a new seed each time: make fuzz EXAMPLES=2000
+	@ONEROW_FUZZ_SEED=0 ONEROW_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q tests/http/test_fuzz.py
 
 simulate: $(STAMP)  ## the simulation over many seeds: make simulate SEEDS=20000
 	@$(BIN)/python -m onerow.testing.simulate --seeds $(SEEDS)

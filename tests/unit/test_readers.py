@@ -6,6 +6,7 @@ import datetime as dt
 import gzip
 import json
 import os
+import struct
 import subprocess
 import sys
 from decimal import Decimal
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from onerow.adapters.staging.readers import open_source
+from onerow.core.buffers import text_bytes
 from onerow.core.rows import RowConverter
 from onerow.core.spec import Column, TableSpec
 from onerow.core.types import parse_type
@@ -415,6 +417,7 @@ import re, sys
 from onerow.adapters.clock import SystemClock, SystemIds
 from onerow.adapters.staging.files import FileParts
 from onerow.adapters.staging.readers import open_source
+from onerow.core.buffers import text_bytes
 from onerow.core.rows import RowConverter
 from onerow.core.spec import Column, TableSpec
 from onerow.core.types import parse_type
@@ -462,3 +465,45 @@ def test_a_file_larger_than_the_memory_it_takes(tmp_path, name):
     taken_mb = int(after_mb) - int(before_mb)
     assert taken_mb < size_mb, f"{taken_mb} MB for a file of {size_mb} MB"
     assert pandas == "False"
+
+
+def stream_of(table, tmp_path, *, damage=bytes):
+    path = tmp_path / "a.arrows"
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    path.write_bytes(damage(sink.getvalue().to_pybytes()))
+    return path
+
+
+def test_an_arrow_stream_whose_offsets_lead_elsewhere_is_refused(tmp_path):
+    """Arrow believes them, and the process would end with a signal."""
+    table = pa.table({"name": ["x", "yy", "zzz"]})
+    good, bad = (struct.pack("<4i", 0, 1, 3, last) for last in (6, 0x7FFFFF00))
+    for path in (
+        stream_of(table, tmp_path, damage=lambda raw: raw.replace(good, bad)),
+        stream_of(table, tmp_path, damage=lambda raw: raw.replace(b"xyyzzz", b"xy\xff\xffzz")),
+    ):
+        with open_source(path) as source, pytest.raises(InputFileError, match="cannot be read as Arrow"):
+            list(source.batches())
+    with open_source(stream_of(table, tmp_path)) as source:
+        assert [batch.num_rows for batch in source.batches()] == [3]
+
+
+@pytest.mark.parametrize("wrap", [lambda kind: kind, pa.list_, lambda kind: pa.struct([("x", kind)]), lambda kind: pa.list_(pa.struct([("x", kind)]))])
+def test_a_decimal_of_an_absurd_scale_is_refused(wrap, tmp_path):
+    """Arrow reads the scale from the file and looks beyond its own tables with it."""
+    for scale, wrong in ((7_208_962, True), (-77, True), (6, False), (-6, False)):
+        path = stream_of(pa.table({"line": pa.nulls(2, wrap(pa.decimal128(20, scale)))}), tmp_path)
+        if wrong:
+            with pytest.raises(InputFileError, match="scale"):
+                open_source(path)
+        else:
+            with open_source(path) as source:
+                assert sum(batch.num_rows for batch in source.batches()) == 2
+
+
+def test_text_whose_offsets_have_something_behind_them():
+    offsets = pa.py_buffer(struct.pack("<3i", 0, 1, 3) + b"\7\7\7")
+    array = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"xyz")])
+    assert bytes(text_bytes(array)) == b"xyz"

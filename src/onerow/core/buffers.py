@@ -34,7 +34,7 @@ def text_bytes(array: pa.Array) -> memoryview:
     _, offsets, data = array.buffers()
     if data is None or len(array) == 0:
         return memoryview(b"")
-    bounds = memoryview(offsets).cast("i")
+    bounds = memoryview(offsets)[: 4 * (array.offset + len(array) + 1)].cast("i")  # there may be anything behind
     return memoryview(data)[bounds[array.offset] : bounds[array.offset + len(array)]]
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.types as pat
 
 from onerow.adapters.staging.csvfile import CsvSource
 from onerow.adapters.staging.jsonfile import NdjsonSource
@@ -42,6 +43,7 @@ FORMATS: Final = {
 }
 CODECS: Final = {".gz": "gzip", ".zst": "zstd"}
 COPY_BYTES: Final = 1024 * 1024
+MAX_SCALE: Final = 76
 _ARROW_MAGIC: Final = b"ARROW1"
 
 
@@ -224,6 +226,16 @@ def _arrow_source(name: str, open_stream: Callable[[], Any], *, compressed: bool
         raise file_error(name, "the file cannot be read as Arrow", error) from error
 
 
+def _check_type(kind: pa.DataType) -> None:
+    """Refuse a type that Arrow takes from a damaged file and then fails on in a way that ends the process."""
+    if pat.is_decimal(kind) and abs(kind.scale) > MAX_SCALE:
+        raise pa.ArrowInvalid(f"a decimal has the scale {kind.scale}")
+    if pat.is_dictionary(kind):
+        _check_type(kind.value_type)
+    for number in range(kind.num_fields):
+        _check_type(kind.field(number).type)
+
+
 class _ArrowSource(Source):
     def __init__(self, name: str, stream: Any, *, is_file: bool) -> None:
         super().__init__(name)
@@ -231,21 +243,26 @@ class _ArrowSource(Source):
         self._is_file = is_file
         try:
             self._reader: Any = pa.ipc.open_file(stream) if is_file else pa.ipc.open_stream(stream)
+            for field in self._reader.schema:
+                _check_type(field.type)
+            self.column_names = tuple(self._reader.schema.names)
         except READ_ERRORS:
             stream.close()
             raise
-        self.column_names = tuple(self._reader.schema.names)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         try:
-            if self._is_file:
-                for number in range(self._reader.num_record_batches):
-                    yield from split(self._reader.get_batch(number))
-            else:
-                for batch in self._reader:
-                    yield from split(batch)
+            for batch in self._batches():
+                # Arrow believes what stands in the file: offsets that lead elsewhere would end the process.
+                batch.validate(full=True)
+                yield from split(batch)
         except READ_ERRORS as error:
             raise file_error(self.name, "the file cannot be read as Arrow", error) from error
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        if self._is_file:
+            return (self._reader.get_batch(number) for number in range(self._reader.num_record_batches))
+        return iter(self._reader)
 
     def close(self) -> None:
         self._stream.close()

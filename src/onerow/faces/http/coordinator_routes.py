@@ -49,15 +49,15 @@ class _Body(BaseModel):
 class Opening(_Body):
     """What is expected of a batch. What is left out is not waited for."""
 
-    expected_parts: int | None = Field(None, ge=1, le=MAX_EXPECTED, description="Complete with so many parts.")
+    expected_parts: int | None = Field(default=None, ge=1, le=MAX_EXPECTED, description="Complete with so many parts.")
     expected_workers: int | None = Field(
-        None, ge=1, le=MAX_EXPECTED, description="Complete when so many different workers have handed in a part."
+        default=None, ge=1, le=MAX_EXPECTED, description="Complete when so many different workers have handed in a part."
     )
     deadline_s: float | None = Field(
-        None, gt=0, le=YEAR_S, description="Seconds to wait from now on; else `deadline` of the configuration."
+        default=None, gt=0, le=YEAR_S, description="Seconds to wait from now on; else `deadline` of the configuration."
     )
     on_deadline: OnDeadline | None = Field(
-        None,
+        default=None,
         description="What becomes of a batch that is incomplete then: consolidated with what is there, or left. It is "
         "reported in both cases. Else `on_deadline` of the configuration.",
     )

@@ -6,13 +6,13 @@ The outermost layer leaves the path encoded (``%2F`` stays ``%2F``), the convert
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote, unquote
 
 from fastapi import Depends, Path, Request
 from starlette.convertors import Convertor, register_url_convertor
 
-from onerow.core.names import check_name
+from onerow.core.names import MAX_NAME_CHARS, check_name
 from onerow.errors import UsageError
 from onerow.faces.http.refusals import NotFoundError
 
@@ -43,9 +43,19 @@ class NameConvertor(Convertor[str]):
 
 register_url_convertor("name", NameConvertor())
 
+_INSIDE: Final = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]"
+_VISIBLE: Final = r"[^\x00-\x20\x7f-\xa0\u2028\u2029]"
+NAME: Final[dict[str, Any]] = {
+    "minLength": 1,
+    "maxLength": MAX_NAME_CHARS,
+    "pattern": rf"^{_VISIBLE}({_INSIDE}*{_VISIBLE})?$",
+}
+"""What a name is, for the description of the services; ``check_name`` is what decides."""
+
 
 def table_in_path(
-    request: Request, table: Annotated[str, Path(description="A table, by its name in the configuration.")]
+    request: Request,
+    table: Annotated[str, Path(description="A table, by its name in the configuration.", json_schema_extra=NAME)],
 ) -> str:
     """Return the table that the path names.
 
@@ -60,7 +70,9 @@ def table_in_path(
 
 
 def batch_in_path(
-    batch: Annotated[str, Path(description="What is consolidated together; any name up to 200 characters.")],
+    batch: Annotated[
+        str, Path(description="What is consolidated together; any name up to 200 characters.", json_schema_extra=NAME)
+    ],
 ) -> str:
     """Return the batch that the path names.
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from onerow.core.names import check_name
 from onerow.faces.http.deliveries import CODECS, FORMATS, Addressed, Deliveries, wrapping_of
-from onerow.faces.http.names import BatchName, TableName
+from onerow.faces.http.names import NAME, BatchName, TableName
 from onerow.faces.http.refusals import BusyError
 from onerow.faces.http.security import Caller, Role, require
 
@@ -75,7 +75,11 @@ async def hand_in(
     table: TableName,
     batch: BatchName,
     worker: Annotated[
-        str, Query(description="Who hands the rows in. The same rows of the same worker again are the same part.")
+        str,
+        Query(
+            description="Who hands the rows in. The same rows of the same worker again are the same part.",
+            json_schema_extra=NAME,
+        ),
     ],
     request: Request,
     response: Response,
