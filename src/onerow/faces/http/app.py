@@ -196,7 +196,7 @@ def _service(
     state.access = access or Access.from_environment(os.environ, host=settings.serve.host)
     state.pool = StorePool(settings, settings.serve.stores, opens=opens)
     state.health = DeepHealth(settings, opens=opens)
-    state.metrics = Metrics()
+    state.metrics = Metrics(settings.tables)
     state.drain = Drain(settings.serve.drain)
     state.started_s = time.monotonic()
     problems.install(app)
