@@ -10,7 +10,14 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from onerow import __version__
@@ -25,6 +32,8 @@ if TYPE_CHECKING:
 
     _Counting = Callable[[str, Mapping[str, Any]], None]
     """Counts an event, by its table and facts."""
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # else each counter has a second series that nobody looks at
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 

@@ -81,7 +81,7 @@ def create_coordinator(
         access,
         opens,
         routers=[session_routes.router, coordinator_routes.router],
-        around=[coordinating(opens), monitoring(opens)],
+        around=[monitoring(opens), coordinating(opens)],
     )
     dashboard.install(app)
     return app

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final
 
 from onerow.adapters.clock import Threads
 from onerow.bootstrap import open_monitor_loop, open_store
+from onerow.faces.http.background import in_background
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from onerow.faces.metrics import Metrics
     from onerow.services.lookreport import LookReport
     from onerow.services.store import Store
+
+LEAST_S: Final = 1.0
 
 
 def monitoring(
@@ -45,6 +48,8 @@ def monitoring(
         try:
             yield
         finally:
-            await asyncio.to_thread(loop.stop)
+            stopping = asyncio.wrap_future(in_background(loop.stop, name="onerow-monitor-stop"))
+            with suppress(TimeoutError):  # a look that hangs keeps nobody; its thread is a daemon
+                await asyncio.wait_for(stopping, max(app.state.drain.left_s(), LEAST_S))
 
     return run
