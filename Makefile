@@ -13,7 +13,7 @@ DATABASE ?= (default)
 OLDEST_POSTGRES ?= $(firstword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-postgresql-oldest test-gcp check format bench fuzz simulate chaos coverage clean
+.PHONY: help install demo test test-ui test-postgresql-oldest test-gcp check format bench simulate chaos coverage clean serve fuzz
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 34
@@ -34,6 +34,10 @@ serve: $(STAMP)  ## coordinator, worker, monitor and page on this machine, with 
 
 test: $(STAMP)  ## all tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
+
+test-ui: $(STAMP)  ## the page in a real Chromium, with pictures in tests/ui/screenshots
+	@./tests/ui/chromium
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -q tests/ui
 
 test-postgresql-oldest: $(STAMP)  ## the PostgreSQL suites against the oldest server of this machine (OLDEST_POSTGRES=its bin folder)
 	@test -x "$(OLDEST_POSTGRES)/postgres" || { echo "There is no PostgreSQL server in /usr/lib/postgresql; set OLDEST_POSTGRES to the folder of its programs." >&2; exit 1; }

@@ -16,6 +16,7 @@ import pytest
 from onerow.config import parse_url
 from onerow.core.partitions import Scope
 from onerow.faces.http.app import create_coordinator
+from support.bench import predictions
 from support.night import HOSTILE, Night
 from support.services import BASE, TOKENS, headers
 
@@ -200,7 +201,7 @@ def test_figures_of_days_before_stand_as_pictures_and_as_tables(night, page):
 
 def test_no_name_breaks_out_of_html_attributes_addresses_or_pictures(night, page):
     with night.store() as store:
-        store.stage("predictions", [{"created_at": None, **row} for row in []] or night_rows(), batch=HOSTILE, worker=HOSTILE)
+        store.stage("predictions", predictions(5, seed="h"), batch=HOSTILE, worker=HOSTILE)
         result = store.consolidate("predictions", HOSTILE)
         store.runs.record(result, elapsed_s=1.0, holder=HOSTILE)
         night.holds(store, LOCK, holder=HOSTILE, batch=HOSTILE, renewed_ago_s=700, lasts_s=30)
@@ -222,12 +223,6 @@ def test_no_name_breaks_out_of_html_attributes_addresses_or_pictures(night, page
         assert "script-src 'self'" in answer.headers["content-security-policy"]
     assert batch in read(page).links
     assert page.get("/v1/overview").headers["content-type"] == "application/json"
-
-
-def night_rows():
-    from support.bench import predictions
-
-    return predictions(5, seed="hostile")
 
 
 # --- who may do what --------------------------------------------------------------------------------

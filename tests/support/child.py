@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onerow
 from onerow.services import leases
+from support import coordinators
 from support.hooks import hook_store
 
 
@@ -19,7 +20,8 @@ def run(request):
     Args:
         request: ``config``; ``table``; ``jobs``: [batch, {options}] pairs; ``halt``: [step, signal name, which
             time it is reached]; ``without``: steps left out, and "lease_check"; ``busy_timeout_s``; ``lease_s``;
-            ``full_disk``: [step, bytes]: from that step on no file grows beyond so many bytes.
+            ``full_disk``: [step, bytes]: from that step on no file grows beyond so many bytes;
+            ``coordinator``: be one until SIGTERM, see ``support.coordinators``.
     """
     halt_at, signal_name, countdown = request.get("halt") or ("", "SIGKILL", 1)
     left = [countdown]
@@ -33,6 +35,9 @@ def run(request):
             if left[0] == 0:
                 os.kill(os.getpid(), getattr(signal, signal_name))
 
+    if "coordinator" in request:
+        coordinators.run(request, reach)
+        return
     without = request.get("without", ())
     if "lease_check" in without:  # a negative control: the holder never notices that its lease is gone
         leases.HeldLeases.raise_if_cancelled = lambda self: None

@@ -54,6 +54,27 @@ class Night:
         """Open a store on the folder."""
         return open_store(self.settings)
 
+    def everything(self):
+        """Have all of it: a week of consolidations, duplicates, locks alive and dead, what waits, what was put aside."""
+        self.well()
+        self.duplicate()
+        with self.store() as store:
+            self.journal(store)
+            self.holds(store, "predictions/2026-01-10")
+            self.holds(store, "predictions/2026-01-11", holder="merger@host-9:99", renewed_ago_s=700, lasts_s=30)
+            self.waits(store, "2026-01-19")
+            self.waits(store, HOSTILE)
+            self.quarantines(store)
+            self.incident(store)
+            self.incident(
+                store,
+                kind="lock_wait",
+                level="WARNING",
+                what="The lock of predictions was waited for longer than 2 min.",
+                command="onerow locks list",
+                members={"2026-01-10": 0, "2026-01-11": 0},
+            )
+
     # --- as it should be ----------------------------------------------------------------------
 
     def well(self):
@@ -65,7 +86,9 @@ class Night:
     def merge(self, store, batch, *, rows=40, parts=3):
         """Stage a batch and consolidate it, journal included."""
         for number in range(parts):
-            staged = predictions(rows, seed=f"{batch}-{number}", day=dt.date(2026, 1, 10 + number % 2))
+            day = 10 + number % 2
+            staged = predictions(rows, seed=f"{batch}-{number}", day=dt.date(2026, 1, day))
+            staged = [{**row, "player_lookup": f"{row['player_lookup']}-{day}"} for row in staged]
             store.stage("predictions", staged, batch=batch, worker=f"worker-{number}")
         result = store.consolidate("predictions", batch)
         store.runs.record(result, elapsed_s=0.4, holder=store.holder, via="cli")

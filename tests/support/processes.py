@@ -120,6 +120,11 @@ class Child:
             self._zygote.signal(self.pid, signal.SIGKILL)
         return self.wait()
 
+    def terminate(self):
+        """Tell it to stop, and return what came of it."""
+        self._zygote.signal(self.pid, signal.SIGTERM)
+        return self.answers()
+
     def wait(self):
         """Wait until it has ended and return its exit code, negative for a signal."""
         while self.exit_code is None:
@@ -165,6 +170,10 @@ class Processes:
         child = Child(self._zygote, request)
         self._children.append(child)
         return child
+
+    def coordinator(self, bench, *, halt=None, **options):
+        """Start a coordinator that looks and consolidates until it is told to stop; see ``support.coordinators``."""
+        return self.consolidator(bench, halt=halt, coordinator=options)
 
     def together(self, children):
         """Let processes that were started with ``halt=("opened", "SIGSTOP")`` go at the same moment."""

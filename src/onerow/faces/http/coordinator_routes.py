@@ -51,7 +51,7 @@ class Opening(_Body):
 
     expected_parts: int | None = Field(default=None, ge=1, le=MAX_EXPECTED, description="Complete with so many parts.")
     expected_workers: int | None = Field(
-        default=None, ge=1, le=MAX_EXPECTED, description="Complete when so many different workers have handed in a part."
+        default=None, ge=1, le=MAX_EXPECTED, description="Complete with parts of so many different workers."
     )
     deadline_s: float | None = Field(
         default=None, gt=0, le=YEAR_S, description="Seconds to wait from now on; else `deadline` of the configuration."
@@ -154,6 +154,7 @@ def _told(status: BatchStatus) -> Batch:
     BATCH_PATH, status_code=201, responses={200: {"model": Batch, "description": "The batch was known before"}}
 )
 def open_batch(
+    *,
     table: TableName,
     batch: BatchName,
     request: Request,
@@ -178,7 +179,7 @@ def open_batch(
 
 
 @router.get(BATCH_PATH)
-def show_batch(table: TableName, batch: BatchName, request: Request, _: Reader) -> BatchWithParts:
+def show_batch(*, table: TableName, batch: BatchName, request: Request, _: Reader) -> BatchWithParts:
     """Say how a batch is, and which parts it has."""
     status = _coordinator(request).status(table, batch, with_parts=True)
     return BatchWithParts.model_validate(status.to_json())
@@ -186,7 +187,7 @@ def show_batch(table: TableName, batch: BatchName, request: Request, _: Reader) 
 
 @router.post(f"{BATCH_PATH}/parts")
 def report_part(
-    table: TableName, batch: BatchName, report: Report, request: Request, caller: Writer, key: Key = None
+    *, table: TableName, batch: BatchName, report: Report, request: Request, caller: Writer, key: Key = None
 ) -> Batch:
     """Say that a part is staged, so that the batch is looked at now.
 
@@ -199,13 +200,15 @@ def report_part(
 
 
 @router.post(f"{BATCH_PATH}/seal", status_code=202)
-def seal_batch(table: TableName, batch: BatchName, request: Request, caller: Writer, key: Key = None) -> Batch:
+def seal_batch(*, table: TableName, batch: BatchName, request: Request, caller: Writer, key: Key = None) -> Batch:
     """Say that nothing more is handed in: what is there is consolidated, and what is missing is reported."""
     return _told(_coordinator(request).seal(table, batch, by=caller.name, idempotency_key=key))
 
 
 @router.post(f"{BATCH_PATH}/consolidate", status_code=202)
-def consolidate_batch(table: TableName, batch: BatchName, request: Request, caller: Writer, key: Key = None) -> Batch:
+def consolidate_batch(
+    *, table: TableName, batch: BatchName, request: Request, caller: Writer, key: Key = None
+) -> Batch:
     """Have what is there consolidated now, complete or not; a batch that has failed is tried again at once.
 
     What is expected and not there yet is waited for all the same. The answer does not wait for the end: look at the
@@ -216,7 +219,7 @@ def consolidate_batch(table: TableName, batch: BatchName, request: Request, call
 
 @router.post(f"{BATCH_PATH}/cancel")
 def cancel_batch(
-    table: TableName, batch: BatchName, cancelling: Cancelling, request: Request, caller: Writer, key: Key = None
+    *, table: TableName, batch: BatchName, cancelling: Cancelling, request: Request, caller: Writer, key: Key = None
 ) -> Batch:
     """Have a batch left alone. What is staged of it stays; `onerow batches discard` gives it up.
 
@@ -230,6 +233,7 @@ def cancel_batch(
 
 @router.get("/v1/batches")
 def list_batches(
+    *,
     request: Request,
     _: Reader,
     table: Annotated[str | None, Query(max_length=200, description="Only of this table.")] = None,

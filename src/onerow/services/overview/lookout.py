@@ -18,12 +18,12 @@ from onerow.services.overview.model import Overview, Section
 from onerow.services.overview.verdict import verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from onerow.config import Settings
     from onerow.ports.clock import Clock
     from onerow.services.overview.figures import Figures
+    from onerow.services.overview.model import Limits
     from onerow.services.runs import RunEntry
     from onerow.services.store import Store
 
@@ -49,10 +49,13 @@ class Lookout:
     """One for a process: any number of viewers share what it has seen. Safe between threads.
 
     Attributes:
+        tables: those that are configured.
+        limits: what is long.
         lend: lends a store to the thread that calls, as a pool does.
     """
 
-    settings: Settings
+    tables: Sequence[str]
+    limits: Limits
     clock: Clock
     lend: Callable[[], AbstractContextManager[Store]]
     _seen: dict[str, tuple[float, Section[Any]]] = field(default_factory=dict)
@@ -78,7 +81,7 @@ class Lookout:
 
     def days(self) -> tuple[str, ...]:
         """Return the UTC days that figures are shown of, oldest first."""
-        count = min(max(round(self.settings.monitor.since / DAY_S), 1), MAX_DAYS)
+        count = min(max(round(self.limits.since_s / DAY_S), 1), MAX_DAYS)
         return days_until(self.clock.utc_now(), count)
 
     def run(self, consolidation: str) -> RunEntry | None:
@@ -102,7 +105,6 @@ class Lookout:
                 self._looking.release()
 
     def _look(self) -> Overview:
-        settings = self.settings
         down: list[OnerowError] = []
         days = self.days()
 
@@ -111,13 +113,13 @@ class Lookout:
 
         runs: Section[tuple[RunEntry, ...]] = see("runs", lambda store: self._runs(store, days[0]))
         batches: Section[sights.Batches] = see(
-            "batches", lambda store: sights.batches(store, settings.monitor, self.clock.utc_now())
+            "batches", lambda store: sights.batches(store, self.limits, self.clock.utc_now())
         )
         seen = batches.value or sights.Batches()
         parts = {
-            "checks": see("checks", lambda store: sights.checks(store, settings.monitor)),
+            "checks": see("checks", lambda store: sights.checks(store, self.limits)),
             "incidents": see("incidents", sights.incidents),
-            "locks": see("locks", lambda store: sights.locks(store, settings.monitor, self.clock.utc_now())),
+            "locks": see("locks", lambda store: sights.locks(store, self.limits, self.clock.utc_now())),
             "batches": Section(seen.batches, batches.as_of, batches.error, batches.error_kind),
             "backlog": Section(seen.backlog, batches.as_of, batches.error, batches.error_kind),
             "quarantine": see("quarantine", sights.quarantine),
@@ -128,7 +130,7 @@ class Lookout:
         return Overview(
             taken_at=sights.iso(self.clock.utc_now()),
             verdict=verdict(**parts, now=self.clock.utc_now()),
-            tables=tuple(settings.tables),
+            tables=tuple(self.tables),
             figures=Section(by_day, runs.as_of, runs.error, runs.error_kind),
             **{**parts, "runs": Section(latest, runs.as_of, runs.error, runs.error_kind)},
         )
@@ -145,7 +147,7 @@ class Lookout:
         section: Section[Any]
         try:
             if down:
-                raise down[0]  # noqa: TRY301  # told for each section
+                raise down[0]
             with self._lent(down) as store:
                 value = look(store)
             section = Section(value, as_of=sights.iso(self.clock.utc_now()))

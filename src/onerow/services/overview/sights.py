@@ -24,11 +24,12 @@ from onerow.services.overview.verdict import counted
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from onerow.config import Monitoring
     from onerow.core.incidents import Incident
     from onerow.services.batches import BatchView
+    from onerow.services.batchstatus import BatchStatus
     from onerow.services.lastchecks import LastCheck
-    from onerow.services.overview.model import CheckState
+    from onerow.services.overview.model import CheckState, Limits
+    from onerow.services.runs import RunEntry
     from onerow.services.store import Store
 
 MAX_BATCHES: Final = 60
@@ -55,13 +56,13 @@ def moment(text: str) -> dt.datetime:
     return found.replace(tzinfo=dt.UTC) if found.tzinfo is None else found.astimezone(dt.UTC)
 
 
-def locks(store: Store, monitor: Monitoring, now: dt.datetime) -> tuple[LockSeen, ...]:
+def locks(store: Store, limits: Limits, now: dt.datetime) -> tuple[LockSeen, ...]:
     """Return the locks that are held, then those that a person has taken away within a day."""
     return tuple(
         LockSeen(
             lock=lock,
             since=iso(now - dt.timedelta(seconds=lock.held_for_s)) if lock.state != "free" else "",
-            too_long=lock.state == "held" and lock.held_for_s > monitor.lock_held,
+            too_long=lock.state == "held" and lock.held_for_s > limits.lock_held_s,
         )
         for lock in store.locks.locks(include_free=True)
         if lock.state != "free" or (lock.forced_ago_s is not None and lock.forced_ago_s < FORCED_SHOWN_S)
@@ -76,7 +77,7 @@ class Batches:
     backlog: tuple[Backlog, ...] = ()
 
 
-def batches(store: Store, monitor: Monitoring, now: dt.datetime) -> Batches:
+def batches(store: Store, limits: Limits, now: dt.datetime) -> Batches:
     """Return what staging, the ledger and the register know of batches."""
     entries = store.ports.locks.entries(BATCH_PREFIX)
     records = [status_of(record_from_json(entry.value), entry.now_us) for entry in entries if entry.value is not None]
@@ -87,7 +88,7 @@ def batches(store: Store, monitor: Monitoring, now: dt.datetime) -> Batches:
         views = [
             _batch(view, registered.pop((view.table, view.batch), None)) for view in store.batches.batches(spec)
         ]
-        backlog.append(_backlog(spec.name, views, monitor, now))
+        backlog.append(_backlog(spec.name, views, limits, now))
         seen += views
     seen += [_registered(record) for record in registered.values() if record.table in store.tables]
     seen.sort(key=lambda batch: batch.last_staged_at or "", reverse=True)
@@ -136,7 +137,7 @@ def _with_record(seen: BatchSeen, record: BatchStatus) -> BatchSeen:
     )
 
 
-def _backlog(table: str, views: Sequence[BatchSeen], monitor: Monitoring, now: dt.datetime) -> Backlog:
+def _backlog(table: str, views: Sequence[BatchSeen], limits: Limits, now: dt.datetime) -> Backlog:
     waiting = [view for view in views if view.parts_waiting]
     oldest = min((view.oldest_waiting_at for view in waiting if view.oldest_waiting_at), default=None)
     age_s = None if oldest is None else (now - moment(oldest)).total_seconds()
@@ -147,7 +148,7 @@ def _backlog(table: str, views: Sequence[BatchSeen], monitor: Monitoring, now: d
         rows=sum(view.rows_waiting for view in waiting),
         oldest_at=oldest,
         oldest_age_s=age_s,
-        too_old=age_s is not None and age_s > monitor.staged,
+        too_old=age_s is not None and age_s > limits.staged_s,
     )
 
 
@@ -185,10 +186,10 @@ def runs(store: Store, first_day: str, known: Mapping[str, RunEntry]) -> dict[st
     return found
 
 
-def checks(store: Store, monitor: Monitoring) -> tuple[Checked, ...]:
+def checks(store: Store, limits: Limits) -> tuple[Checked, ...]:
     """Return what the last check of each table has found; a table that was never checked says so."""
     last = LastChecks(store.ports.locks).list(store.tables)
-    too_old_s = max(OLD_CHECKS * monitor.every, LEAST_OLD_S)
+    too_old_s = max(OLD_CHECKS * limits.every_s, LEAST_OLD_S)
     return tuple(
         _checked(last[name], too_old_s) if name in last else Checked(name, "never") for name in store.tables
     )

@@ -7,7 +7,7 @@ told as "cannot tell", never as fine.
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from onerow.services.overview.model import LEVELS, Reason, Verdict
 
@@ -33,6 +33,9 @@ HEADLINES: Final[dict[Level, str]] = {
     "well": "All is well",
 }
 
+NONE: Final = "\N{EN DASH}"
+"""Stands where there is nothing to tell."""
+
 RECENT: Final = dt.timedelta(days=1)
 """A failure is a reason for so long; what it left in staging is one of its own."""
 
@@ -52,7 +55,7 @@ def verdict(
     now: dt.datetime,
 ) -> Verdict:
     """Return the verdict over what was seen; ``now`` says which failures are recent."""
-    sections = {
+    sections: dict[str, tuple[Section[Any], str]] = {
         "checks": (checks, "the last checks"),
         "incidents": (incidents, "incidents"),
         "locks": (locks, "locks"),
@@ -95,10 +98,10 @@ def _check(check: Checked) -> Iterator[Reason]:
         case "failed":
             yield Reason("unknown", f"The last check of {name} could not run: {check.error}", "checks")
         case "never":
-            yield Reason("unknown", f"{name} was not checked yet; `onerow monitor` does it.", "checks")
+            yield Reason("unknown", f"{name} was not checked yet; onerow monitor does that.", "checks")
         case "old":
             ago = span(check.age_s)
-            yield Reason("unknown", f"{name} was last checked {ago} ago; is `onerow monitor` running?", "checks")
+            yield Reason("unknown", f"{name} was last checked {ago} ago; is onerow monitor running?", "checks")
         case "clean":
             pass
 
@@ -119,10 +122,12 @@ def _locks(locks: Sequence[LockSeen]) -> Iterator[Reason]:
         if lock.kind != "lease":
             continue
         if lock.state == "expired":
-            text = f"{lock.holder} holds the lock of {lock.scope} and has not renewed it for {span(lock.renewed_ago_s)}."
+            silent = span(lock.renewed_ago_s)
+            text = f"{lock.holder} holds the lock of {lock.scope} and has not renewed it for {silent}."
             yield Reason("warning", text, "locks")
         elif seen.too_long:
-            yield Reason("warning", f"{lock.holder} holds the lock of {lock.scope} for {span(lock.held_for_s)}.", "locks")
+            text = f"{lock.holder} holds the lock of {lock.scope} for {span(lock.held_for_s)}."
+            yield Reason("warning", text, "locks")
 
 
 def _batches(batches: Sequence[BatchSeen]) -> Iterator[Reason]:

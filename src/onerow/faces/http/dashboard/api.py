@@ -63,9 +63,9 @@ def overview(desk: AtDesk, _: Reader) -> Response:
     """Say whether all is well, and everything that the page shows."""
     seen = desk.overview()
     if seen.blind:
-        return problems.problem(
-            503, kind=seen.locks.error_kind or "error", title="Nothing could be looked at.", detail=seen.locks.error or ""
-        )
+        why = seen.locks
+        title = "Nothing could be looked at."
+        return problems.problem(503, kind=why.error_kind or "error", title=title, detail=why.error or "")
     return JSONResponse(seen.to_json())
 
 

@@ -16,6 +16,7 @@ from onerow.faces.http.refusals import BusyError, NotFoundError
 from onerow.services.events import emit
 from onerow.services.lastchecks import LastChecks
 from onerow.services.overview.lookout import Lookout
+from onerow.services.overview.model import Limits
 from onerow.services.overview.sights import iso
 
 if TYPE_CHECKING:
@@ -73,7 +74,16 @@ class Desk:
     ) -> None:
         self.settings = settings
         self.clock = clock
-        self.lookout = Lookout(settings, clock, lend)
+        said = settings.monitor
+        self.limits = Limits(
+            every_s=said.every,
+            since_s=said.since,
+            lock_wait_s=said.lock_wait,
+            consolidation_s=said.consolidation,
+            lock_held_s=said.lock_held,
+            staged_s=said.staged,
+        )
+        self.lookout = Lookout(tuple(settings.tables), self.limits, clock, lend)
         self._lend = lend
         self._coordinator = coordinator
         self._looks: dict[tuple[str, str | None], tuple[float, TableLook]] = {}

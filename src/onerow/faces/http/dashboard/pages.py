@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse
 
 from onerow import __version__
 from onerow.services.overview.sights import iso, moment
-from onerow.services.overview.verdict import counted, span
+from onerow.services.overview.verdict import NONE, counted, span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +95,7 @@ def partitions(names: Sequence[str | None]) -> str:
     """Return partitions as words; of many only the first."""
     shown = ["the whole table" if name is None else name for name in names[:6]]
     left = len(names) - len(shown)
-    return (", ".join(shown) + (f" and {left:,} more" if left else "")) or "–"
+    return (", ".join(shown) + (f" and {left:,} more" if left else "")) or NONE
 
 
 @cache

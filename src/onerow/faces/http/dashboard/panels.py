@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onerow.faces.http.dashboard import charts
-from onerow.services.overview.verdict import counted, span
+from onerow.services.overview.verdict import NONE, counted, span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onerow.config import Monitoring
     from onerow.faces.http.dashboard.charts import Chart
     from onerow.services.overview.figures import Figures, Period, Spread
-    from onerow.services.overview.model import Checked, Overview
+    from onerow.services.overview.model import Checked, Limits, Overview
 
 UNSEEN = "unknown"
 MAX_COLUMNS = 14
@@ -26,6 +25,7 @@ class Panel:
     """A chart with the same figures in words and as a table.
 
     Attributes:
+        chart: None if there is nothing to draw; the words tell why.
         legend: the names of its series, empty where it shows spreads.
         style: a class that changes the colours of the series.
     """
@@ -33,7 +33,7 @@ class Panel:
     id: str
     title: str
     summary: str
-    chart: Chart
+    chart: Chart | None
     legend: tuple[str, ...]
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -67,25 +67,28 @@ def percent(share: float) -> str:
     return f"{min(share * 100, 99.99):.2f} %".replace(".00", "")
 
 
-def panels(seen: Overview, monitor: Monitoring) -> list[Panel]:
+def panels(seen: Overview, limits: Limits) -> list[Panel]:
     """Return the charts; those of consolidations only if any has run."""
     found = [] if seen.checks.value is None else [_duplicates(seen.checks.value)]
     figures = seen.figures.value
     if figures is not None and figures.total.consolidations:
-        found += [_outcomes(figures), _durations(figures, monitor)]
-        found += [_waits(figures, monitor), _verified(figures), _rows(figures)]
+        found += [_outcomes(figures), _durations(figures, limits)]
+        found += [_waits(figures, limits), _verified(figures), _rows(figures)]
     return found
 
 
 def _duplicates(checks: Sequence[Checked]) -> Panel:
     """Return the duplicates by partition, one series for each table; a table without partitions is told in words."""
     tables = [check for check in checks if check.duplicate_keys]
-    names = sorted({str(item.partition) for check in tables for item in check.by_partition if item.partition is not None})
-    shown, series = names[-MAX_COLUMNS:], tables[:MAX_SERIES]
+    series = tables[:MAX_SERIES]
     counts = {
-        (check.table, str(item.partition)): item.keys for check in series for item in check.by_partition
+        (check.table, item.partition): item.keys
+        for check in series
+        for item in check.by_partition
+        if item.partition is not None
     }
-    columns = [(name, tuple(counts.get((check.table, name), 0) for check in series)) for name in shown]
+    names = sorted({name for _, name in counts})[-MAX_COLUMNS:]
+    columns = [(name, tuple(counts.get((check.table, name), 0) for check in series)) for name in names]
     untold = [check.table for check in checks if check.state in {"never", "failed", "old"}]
     if tables:
         summary = ", ".join(f"{check.table}: {counted(check.duplicate_keys, 'key')}" for check in tables) + "."
@@ -97,8 +100,8 @@ def _duplicates(checks: Sequence[Checked]) -> Panel:
         id="duplicates",
         title="Keys with duplicates, by partition",
         summary=summary,
-        chart=charts.stacked(columns, [f"keys of {check.table}" for check in series]),
-        legend=tuple(check.table for check in series) or ("none",),
+        chart=charts.stacked(columns, [f"keys of {check.table}" for check in series]) if columns else None,
+        legend=tuple(check.table for check in series),
         head=("Partition", *(check.table for check in series)),
         rows=tuple((name, *(f"{count:,}" for count in counted_keys)) for name, counted_keys in columns),
         style="bad",
@@ -130,24 +133,24 @@ def _outcomes(figures: Figures) -> Panel:
     )
 
 
-def _durations(figures: Figures, monitor: Monitoring) -> Panel:
+def _durations(figures: Figures, limits: Limits) -> Panel:
     return Panel(
         id="durations",
         title="How long consolidations take",
         summary=_spread(figures.total.duration),
-        chart=charts.spreads(figures.days, _duration, limit_s=monitor.consolidation),
+        chart=charts.spreads(figures.days, _duration, limit_s=limits.consolidation_s),
         legend=(),
         head=("Day", "Consolidations", "p50", "p90", "p99", "Longest"),
         rows=tuple((day.day, f"{day.consolidations:,}", *_cells(day.duration)) for day in figures.days),
     )
 
 
-def _waits(figures: Figures, monitor: Monitoring) -> Panel:
+def _waits(figures: Figures, limits: Limits) -> Panel:
     return Panel(
         id="waits",
         title="How long locks are waited for",
         summary=_spread(figures.total.lock_wait),
-        chart=charts.spreads(figures.days, _wait, limit_s=monitor.lock_wait),
+        chart=charts.spreads(figures.days, _wait, limit_s=limits.lock_wait_s),
         legend=(),
         head=("Day", "Locks", "p50", "p90", "p99", "Longest"),
         rows=tuple(
@@ -172,7 +175,7 @@ def _verified(figures: Figures) -> Panel:
                 day.day,
                 f"{day.verified:,}",
                 f"{day.refused:,}",
-                "–" if day.pass_rate is None else percent(day.pass_rate),
+                NONE if day.pass_rate is None else percent(day.pass_rate),
             )
             for day in figures.days
         ),
@@ -208,7 +211,7 @@ def _wait(period: Period) -> Spread | None:
 
 def _cells(spread: Spread | None) -> tuple[str, ...]:
     if spread is None:
-        return ("–",) * 4
+        return (NONE,) * 4
     return tuple(span(value) for value in (spread.p50_s, spread.p90_s, spread.p99_s, spread.longest_s))
 
 

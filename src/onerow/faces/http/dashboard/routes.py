@@ -125,7 +125,7 @@ def overview(desk: AtDesk, caller: Reader) -> Response:
         admin=caller.role >= Role.ADMIN,
         facts=panels.facts(seen),
         days=desk.lookout.days(),
-        panels=panels.panels(seen, desk.settings.monitor),
+        panels=panels.panels(seen, desk.limits),
     )
 
 
@@ -149,6 +149,7 @@ def duplicates(
     desk: AtDesk,
     caller: Reader,
     partition: Annotated[str | None, Query(max_length=MAX_TEXT)] = None,
+    *,
     look: Annotated[bool, Query()] = False,
 ) -> Response:
     """Show the keys of a table that stand more than once; it is looked at only when that was asked for."""

@@ -1,0 +1,161 @@
+"""A real browser before a real coordinator process. Nothing is downloaded: the browser is the system's Chromium."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from support.night import Night
+from support.services import environment
+
+CHROMIUM = os.environ.get("ONEROW_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+SWITCHES = [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
+]
+SHOTS = Path(__file__).parent / "screenshots"
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+READY_S = 60.0
+
+expect.set_options(timeout=15_000)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The browser."""
+    if CHROMIUM is None:
+        pytest.fail("There is no Chromium: apt-get install chromium, or name one in ONEROW_TEST_CHROMIUM.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+class Service:
+    """``onerow serve coordinator`` as a process."""
+
+    def __init__(self, night, *, tokens=False):
+        self.night = night
+        self.port = 0
+        self.tokens = tokens
+        self.url = ""
+        self._child = self._reader = None
+
+    def start(self):
+        """Start it, on the port that it had before, and wait until it says that it is ready."""
+        environ = {name: text for name, text in os.environ.items() if not name.startswith("ONEROW_")}
+        environ |= environment() if self.tokens else {}
+        command = [sys.executable, "-m", "onerow.faces.cli.main", "--config", str(self.night.config), "serve"]
+        self._child = subprocess.Popen(
+            [*command, "coordinator", "--port", str(self.port)],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        lines, said = queue.Queue(), []
+        self._reader = threading.Thread(target=self._read, args=(self._child.stdout, lines), daemon=True)
+        self._reader.start()
+        while True:
+            line = lines.get(timeout=READY_S)
+            said.append(line)
+            assert line, f"the service has ended: {''.join(said)}"
+            if found := re.search(r"http://\S+?:(\d+)", line):
+                self.port, self.url = int(found[1]), f"http://127.0.0.1:{found[1]}"
+                return self
+
+    @staticmethod
+    def _read(stream, lines):
+        with stream:
+            for line in stream:
+                lines.put(line)
+        lines.put("")
+
+    def kill(self):
+        """End it without a word."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait(10)
+            self._reader.join(10)
+            self._child = None
+
+
+@pytest.fixture
+def serve():
+    """Start services that end with the test."""
+    started = []
+
+    def start(night, **more):
+        started.append(Service(night, **more).start())
+        return started[-1]
+
+    yield start
+    for service in started:
+        service.kill()
+
+
+@pytest.fixture
+def night(tmp_path):
+    """An empty store that is configured and created."""
+    return Night(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_night(tmp_path_factory):
+    """A store with everything that can be wrong, and a service over it; for tests that only look."""
+    night = Night(tmp_path_factory.mktemp("night"))
+    night.everything()
+    service = Service(night).start()
+    yield service
+    service.kill()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Open pages that must not complain, run foreign scripts or reach beyond their own service."""
+    contexts, complaints = [], []
+
+    def open_page(url, *, size=WIDE, scheme="light", allowed=(), **more):
+        context = chromium.new_context(viewport=size, color_scheme=scheme, **more)
+        contexts.append(context)
+        context.set_default_timeout(15_000)
+        page = context.new_page()
+        own = urlsplit(url).netloc
+
+        def hears(message):
+            if message.type in {"error", "warning"} and not any(words in message.text for words in allowed):
+                complaints.append(f"{message.type}: {message.text}")
+
+        page.on("console", hears)
+        page.on("pageerror", lambda error: complaints.append(f"script: {error}"))
+        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on(
+            "request",
+            lambda request: urlsplit(request.url).netloc == own or complaints.append(f"beyond: {request.url}"),
+        )
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not complaints, complaints
+
+
+def shot(page, name, *, whole=True):
+    """Keep a picture of the page, or of what is in view of it, for people to look at."""
+    SHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png", full_page=whole)
