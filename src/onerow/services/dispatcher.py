@@ -124,6 +124,13 @@ class Dispatcher:
             keeper.stop()
         self._finish(work, ended, seen)
 
+    def give_back(self, work: Work) -> None:
+        """Give back what was claimed and not begun, so that another coordinator takes it at once."""
+        try:
+            self._records.change(work.name, lambda record, now_us: _given_back(record, work, now_us))
+        except OnerowError as error:  # then the claim ends by itself
+            self._records.tell("a claim cannot be given back", error, work.name)
+
     def stop(self) -> None:
         """Claim nothing any more; what is being done goes on."""
         self._stopped = True
@@ -275,10 +282,8 @@ class Dispatcher:
         given_up = self._given_up and ended.error_kind == "abandoned"
 
         def decide(record: BatchRecord | None, now_us: int) -> BatchRecord:
-            if record is None:
-                raise not_found(work.name)
-            if given_up:
-                return core.given_back(record, work.owner, now_us)
+            if given_up or record is None:
+                return _given_back(record, work, now_us)
             looked = seen if ended.success else record.seen
             return core.finished(record, work.owner, ended, looked, now_us)
 
@@ -309,3 +314,9 @@ class Dispatcher:
         with suppress(LockStoreError, BatchNotFoundError):  # the next period tries again; or there is nothing to keep
             self._records.change(work.name, decide)
         return kept[0]
+
+
+def _given_back(record: BatchRecord | None, work: Work, now_us: int) -> BatchRecord:
+    if record is None:
+        raise not_found(work.name)
+    return core.given_back(record, work.owner, now_us)

@@ -30,6 +30,7 @@ from onerow.faces.http.deliveries import Deliveries
 from onerow.faces.http.drain import Drain
 from onerow.faces.http.health import DeepHealth
 from onerow.faces.http.limits import Limits, Rate
+from onerow.faces.http.monitoring import monitoring
 from onerow.faces.http.pool import StorePool
 from onerow.faces.http.reporting import Reporter, check_coordinator, coordinator_token
 from onerow.faces.http.security import Access, Caller, Require, Role, require
@@ -82,7 +83,7 @@ def create_coordinator(
         access,
         opens,
         routers=[session_routes.router, coordinator_routes.router],
-        around=[coordinating(opens)],
+        around=[monitoring(opens), coordinating(opens)],
     )
     dashboard.install(app)
     return app
@@ -199,7 +200,7 @@ def _service(
     state.access = access or Access.from_environment(os.environ, host=settings.serve.host)
     state.pool = StorePool(settings, settings.serve.stores, opens=opens)
     state.health = DeepHealth(settings, opens=opens)
-    state.metrics = Metrics()
+    state.metrics = Metrics(settings.tables)
     state.drain = Drain(settings.serve.drain)
     state.started_s = time.monotonic()
     problems.install(app)
