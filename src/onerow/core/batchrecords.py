@@ -30,7 +30,7 @@ MICROSECONDS: Final = 1_000_000
 
 MAX_EXPECTED: Final = 1_000_000
 MAX_ERROR_CHARS: Final = 2_000
-FIRST_RETRY_US: Final = 1 * MICROSECONDS
+FIRST_RETRY_US: Final = MICROSECONDS
 LONGEST_RETRY_US: Final = 300 * MICROSECONDS
 FIRST_LATE_LOOK_US: Final = 60 * MICROSECONDS
 
@@ -420,7 +420,8 @@ def _at_the_end_of_waiting(record: BatchRecord, now_us: int, *, why: Literal["se
 
 
 def _due(record: BatchRecord, why: Why, now_us: int) -> BatchRecord:
-    return replace(record, state="due", why=why, due_us=now_us, retry_us=0, claim=None, finished_us=0, changed_us=now_us)
+    record = replace(record, claim=None, retry_us=0, finished_us=0)
+    return replace(record, state="due", why=why, due_us=now_us, changed_us=now_us)
 
 
 def claimable(record: BatchRecord, now_us: int, *, unchanged_us: int) -> bool:
