@@ -8,6 +8,7 @@ from onerow import errors
 from onerow.faces.http import problems, refusals
 
 EXPECTED = {
+    "notifier": 500,
     "usage": 400, "configuration": 500, "not_installed": 503, "lock_store_mismatch": 503, "plan_outdated": 409,
     "data": 422, "input_file": 422, "part_refused": 422, "row_refused": 422, "part_misfit": 409, "duplicates": 409,
     "lock_timeout": 409, "warehouse_busy": 503, "conflict": 409, "retries_exhausted": 503, "fenced": 409,
