@@ -76,7 +76,7 @@ class Desk:
         self.clock = clock
         said = settings.monitor
         self.limits = Limits(
-            every_s=said.every,
+            check_every_s=said.check_every,
             since_s=said.since,
             lock_wait_s=said.lock_wait,
             consolidation_s=said.consolidation,
