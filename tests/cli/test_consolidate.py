@@ -9,9 +9,11 @@ import pytest
 
 from onerow.bootstrap import open_store
 from onerow.core.results import ConsolidationResult, PartitionResult
+from onerow.errors import LockStoreError
 from onerow.faces.cli import consolidations
 from onerow.faces.cli.output import Printer
 from onerow.faces.cli.shared import Invocation
+from onerow.services.runs import RunJournal
 
 from .conftest import HOLD_FILE, HOLD_LOCK, csv_text, in_background
 
@@ -181,3 +183,25 @@ def test_a_database_that_is_damaged(staged):
     assert ended.code == 1
     assert "damaged or no DuckDB database" in ended.err
     staged.write("one.csv", csv_text())
+
+
+def test_every_consolidation_is_in_the_journal_and_a_journal_that_cannot_be_written_harms_none(staged, monkeypatch):
+    staged.ok(*CONSOLIDATE)
+    with in_background(staged.folder, HOLD_LOCK, "2026-01-12"):
+        staged.ok("stage", "props.csv", "--table", "props", "--batch", "again")
+        assert staged("consolidate", "--table", "props", "--batch", "again", "--max-wait", "50ms").code == 4
+    staged.ok("load", "props.csv", "--table", "props", "--batch", "third")
+    with open_store(staged.folder) as store:
+        found = store.runs.list("props")
+    assert [(run.result.batch, run.result.status, run.via) for run in found] == [
+        ("third", "committed", "cli"),
+        ("again", "lock_timeout", "cli"),
+        ("2026-01-11", "committed", "cli"),
+    ]
+
+    def broken(self, result, **more):
+        raise LockStoreError("the disk is full")
+
+    monkeypatch.setattr(RunJournal, "_write", broken)
+    ended = staged.ok("load", "props.csv", "--table", "props", "--batch", "fourth")
+    assert "run_not_recorded" in ended.err

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from onerow.faces.cli.main import cli
 from onerow.services.events import EVENTS
 from support.incident_system import run_statements
+from support.services import Service
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNNABLE = (
@@ -31,6 +32,7 @@ RUNNABLE = (
     "docs/how-to/ducklake.md",
     "docs/how-to/bigquery.md",
     "docs/how-to/moving-in.md",
+    "docs/how-to/services.md",
 )
 ON_A_SERVER = {"docs/how-to/postgresql.md": "database", "docs/how-to/bigquery.md": "bigquery_url"}
 """What they name as the warehouse is an example; they run on a server of the tests instead."""
@@ -39,6 +41,9 @@ OF_THE_INCIDENT = ("docs/how-to/moving-in.md",)
 """They run in a project of the tests that has the incident's system in it, and in the tests' own process: the services'
 client libraries take seconds to load."""
 PROJECT = "my-project"
+
+ADDRESSES = {"coordinator": "http://127.0.0.1:8470", "worker": "http://127.0.0.1:8471"}
+"""Where documents say that services listen; in the tests they take any port that is free."""
 
 BLOCK = re.compile(
     r"(?:<!-- (?:file: (?P<file>\S+)|(?P<output>output)) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$|<!-- run: (?P<run>[^>]*?) -->",
@@ -96,10 +101,29 @@ def run_command(line: str, folder: Path, *, in_this_process: bool = False) -> st
     return f"{done.stdout}\n{done.stderr}\n"
 
 
+@pytest.fixture
+def serving(tmp_path):
+    """Start services as documents say; what is returned puts their addresses where a text has those of the document."""
+    services = {}
+
+    def start(words):
+        services[words.split()[0]] = Service(tmp_path, *words.split())
+
+    def located(text):
+        for name, service in services.items():
+            text = text.replace(ADDRESSES[name], service.url)
+        return text
+
+    yield start, located
+    for service in services.values():
+        service.close()
+
+
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_the_code_of_a_document_runs_as_it_stands(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, serving
 ) -> None:
+    serve, located = serving
     monkeypatch.chdir(tmp_path)
     if name in ON_A_SERVER:
         monkeypatch.setenv("ONEROW_WAREHOUSE", request.getfixturevalue(ON_A_SERVER[name]))
@@ -109,7 +133,9 @@ def test_the_code_of_a_document_runs_as_it_stands(
         text = text.replace(PROJECT, request.getfixturevalue("moving").project)
     ran, printed = 0, ""
     for block in BLOCK.finditer(text):
-        if block["run"]:
+        if block["run"] and block["run"].startswith("serve "):
+            serve(located(block["run"].removeprefix("serve ")))
+        elif block["run"]:
             run_aside(block["run"], tmp_path, request)
         elif block["output"]:
             check_output(block["body"], printed)
@@ -122,7 +148,7 @@ def test_the_code_of_a_document_runs_as_it_stands(
                 printed += run_command(line[2:], tmp_path, in_this_process=name in OF_THE_INCIDENT)
                 ran += 1
         elif block["language"] == "python":
-            exec(compile(block["body"], name, "exec"), space)  # noqa: S102 -- that is the point
+            exec(compile(located(block["body"]), name, "exec"), space)  # noqa: S102 -- that is the point
             ran += 1
     assert ran, f"{name} has nothing to run"
 

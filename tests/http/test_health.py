@@ -106,3 +106,12 @@ def test_many_who_ask_cost_no_more_than_one(settings):
         health.close()
 
     asyncio.run(storm())
+
+
+def test_metrics_count_what_the_process_does(worker, settings):
+    body = '{"prediction_id": 1}\n'
+    more = headers("write") | {"Content-Type": "application/x-ndjson"}
+    assert worker.post("/v1/tables/predictions/batches/b/rows?worker=w", content=body, headers=more).status_code == 422
+    answer = worker.get("/metrics", headers=headers("read"))
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/plain")
+    assert 'onerow_parts_total{outcome="refused",table="predictions"} 1.0' in answer.text

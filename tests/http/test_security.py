@@ -14,10 +14,16 @@ from onerow.faces.http.app import create_coordinator, create_worker
 from onerow.faces.http.security import COOKIE, SESSION_S, Access, Caller, Require, Role, require
 from support.services import BASE, TOKENS, environment, headers, routes_of
 
-PUBLIC = {("GET", "/health"), ("POST", "/v1/session"), ("DELETE", "/v1/session")}
-"""What anybody may ask for. The page's shell and its static files have no data in them."""
-
-PUBLIC_PREFIXES = ("/static/", "/login")
+PUBLIC = {
+    ("GET", "/health"),
+    ("POST", "/v1/session"),
+    ("DELETE", "/v1/session"),
+    ("GET", "/login"),
+    ("POST", "/login"),
+    ("POST", "/logout"),
+    ("GET", "/static/{name}"),
+}
+"""What anybody may ask for: there is nothing of anybody's data in it."""
 
 
 def role_of(route) -> Require | None:
@@ -27,21 +33,28 @@ def role_of(route) -> Require | None:
     return found[0] if found else None
 
 
+def check_asked_to_log_in(answer) -> None:
+    """A program is told 401, a person's browser is shown the way to the login."""
+    request = f"{answer.request.method} {answer.request.url}"
+    assert answer.status_code == 401 or answer.headers.get("location", "").startswith("/login"), request
+    assert answer.status_code in {401, 303}, request
+
+
 @pytest.mark.parametrize("create", [create_coordinator, create_worker])
 def test_every_route_asks_for_a_role_and_refuses_those_below(create, settings, access, serving):
     app = create(settings, access=access)
-    client = serving(app)
+    client = serving(app, follow_redirects=False)
     asked = 0
     for method, path, route in routes_of(app):
         required = role_of(route)
         assert required is not None, f"{method} {path} asks nobody for a role: use require(Role...) or public()"
         address = re.sub(r"\{[^}]+\}", "predictions", path)
         if required.role is None:
-            assert (method, path) in PUBLIC or path == "/" or path.startswith(PUBLIC_PREFIXES), f"{method} {path} is public"
+            assert (method, path) in PUBLIC, f"{method} {path} is public"
             continue
         asked += 1
-        assert client.request(method, address).status_code == 401, f"{method} {path} without a token"
-        assert client.request(method, address, headers={"Authorization": "Bearer " + "x" * 30}).status_code == 401
+        check_asked_to_log_in(client.request(method, address))
+        check_asked_to_log_in(client.request(method, address, headers={"Authorization": "Bearer " + "x" * 30}))
         for role in Role:
             status = client.request(method, address, headers=headers(role.name.lower())).status_code
             if role < required.role:

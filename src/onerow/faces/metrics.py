@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from onerow import __version__
 from onerow.faces.logs import facts_of
-from onerow.services.events import logger
+from onerow.services.events import FACTS_ATTRIBUTE, logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -56,13 +56,12 @@ UNMEASURED: Final[Mapping[str, str]] = {
     "onerow.monitor_failed": "shown by the age of the last look",
     "onerow.run_not_recorded": "the journal is for people; the ledger has what counts",
     "onerow.check_not_recorded": "shown by the age of the last check",
-    "onerow.consolidation_asked": "a person's request, told by consolidation_finished",
+    "onerow.consolidation_asked": "told by consolidation_finished; who asked is in the log",
+    "onerow.service_started": "a scrape that succeeds tells it",
+    "onerow.service_stopped": "a scrape that fails tells it",
+    "onerow.drain_failed": "the process ends with it: the log and the exit code tell it",
     "onerow.cost_not_recorded": "for people; the history has all but the cost",
-    "onerow.report_failed": "the coordinator finds the part by looking",
-    "onerow.spool_cleaned": "the upkeep of a worker's folder",
-    "onerow.service_started": "the process has metrics of its own",
-    "onerow.service_stopped": "the process has metrics of its own",
-    "onerow.drain_failed": "an error of the log, when the process ends",
+    "onerow.spool_cleaned": "what a dead process has left; nothing was lost",
     "onerow.checkpoint_failed": "the engine's upkeep: the commit stands, the next one folds it in",
     "onerow.cancel_failed": "a lost lease is counted already, and its token is looked at before a commit",
     "onerow.rollback_failed": "the connection is given up with its transaction",
@@ -115,7 +114,10 @@ class Metrics(logging.Handler):
         self._bytes = counter("bytes_processed", "Bytes that the warehouse says merges have read.")
         self._batches = counter("batches", "Registered batches, by what became of them.", "outcome")
         self._coordinator = Counter("onerow_coordinator_failures", "Looks at batches that failed.", registry=registry)
-        self._requests = Counter("onerow_request_failures", "Requests that were answered with 5xx.", registry=registry)
+        self._failed_requests = Counter(
+            "onerow_failed_requests", "Requests that were answered with 5xx.", ["kind"], registry=registry
+        )
+        self._failed_reports = counter("failed_reports", "Parts that the coordinator could not be told of in time.")
         self._cleanups = counter("cleanups", "Clean-ups after consolidations.", "outcome")
         self.looks = LookMetrics(registry)
         self._on: Mapping[str, _Counting] = {
@@ -148,8 +150,9 @@ class Metrics(logging.Handler):
                 facts["receiver"], "refused" if facts["refused"] else "failed"
             ),
             **{event: self._batch(event.removeprefix("onerow.batch_")) for event in BATCH_EVENTS},
-            "onerow.request_failed": lambda _, __: self._requests.inc(),
             "onerow.coordinator_failed": lambda _, __: self._coordinator.inc(),
+            "onerow.request_failed": lambda _, facts: self._failed_requests.labels(facts["kind"]).inc(),
+            "onerow.report_failed": lambda table, _: self._failed_reports.labels(table).inc(),
             "onerow.cleanup_done": lambda table, _: self._cleanups.labels(table, "done").inc(),
             "onerow.cleanup_failed": lambda table, _: self._cleanups.labels(table, "failed").inc(),
         }
@@ -166,7 +169,7 @@ class Metrics(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Count an event. A mistake here is reported as logging reports its own, and stops nothing."""
         count = self._on.get(record.getMessage())
-        if count is None:
+        if count is None or not hasattr(record, FACTS_ATTRIBUTE):  # a traceback beside its event carries no facts
             return
         facts = facts_of(record)
         if facts.get("lease") == "turn":  # a turn to commit keeps order; it is no lock of a table

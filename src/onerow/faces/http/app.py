@@ -15,7 +15,15 @@ from starlette.responses import JSONResponse
 
 from onerow import __version__
 from onerow.bootstrap import open_store
-from onerow.faces.http import coordinator_routes, dashboard, health, problems, session_routes, worker_routes
+from onerow.faces.http import (
+    coordinator_routes,
+    dashboard,
+    health,
+    metrics_routes,
+    problems,
+    session_routes,
+    worker_routes,
+)
 from onerow.faces.http.coordinating import coordinating
 from onerow.faces.http.deliveries import Deliveries
 from onerow.faces.http.drain import Drain
@@ -25,6 +33,7 @@ from onerow.faces.http.pool import StorePool
 from onerow.faces.http.reporting import Reporter, check_coordinator, coordinator_token
 from onerow.faces.http.security import Access, Caller, Role, require
 from onerow.faces.http.spool import Spool
+from onerow.faces.metrics import Metrics
 from onerow.services.events import emit
 
 if TYPE_CHECKING:
@@ -161,6 +170,7 @@ def _service(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            stack.enter_context(app.state.metrics.attached())
             stack.callback(app.state.pool.close)
             stack.callback(app.state.health.close)
             for part in around:
@@ -185,6 +195,7 @@ def _service(
     state.access = access or Access.from_environment(os.environ, host=settings.serve.host)
     state.pool = StorePool(settings, settings.serve.stores, opens=opens)
     state.health = DeepHealth(settings, opens=opens)
+    state.metrics = Metrics()
     state.drain = Drain(settings.serve.drain)
     state.started_s = time.monotonic()
     problems.install(app)
@@ -194,7 +205,7 @@ def _service(
         return serve.max_part_bytes if long_bodies and long_bodies.fullmatch(path) else serve.max_request_bytes
 
     app.add_middleware(Limits, rate=Rate(serve.requests_per_second), max_bytes=longest_body)
-    for router in (health.router, description_router, *routers):
+    for router in (health.router, metrics_routes.router, description_router, *routers):
         app.include_router(router)
     app.openapi = lambda: described(app)  # type: ignore[method-assign]  # FastAPI's way to change the description
     return app
