@@ -74,16 +74,14 @@ def create_coordinator(
     Raises:
         ConfigurationError: the service would be open to others than this machine.
     """
-    app = _service(
+    return _service(
         "coordinator",
         settings,
         access,
         opens,
-        routers=[session_routes.router, coordinator_routes.router],
-        around=[coordinating(opens)],
+        routers=[session_routes.router, coordinator_routes.router, *dashboard.ROUTERS],
+        around=[coordinating(opens), dashboard.looking(opens)],
     )
-    dashboard.install(app)
-    return app
 
 
 def create_worker(
