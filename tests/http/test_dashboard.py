@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -387,3 +388,24 @@ def test_static_files_are_kept_by_browsers_and_named_by_their_content(page):
         assert answer.status_code == 200
         assert "immutable" in answer.headers["cache-control"]
         assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_registered_batch_tells_what_it_waits_for_and_that_it_is_late(night, page):
+    night.well()
+    where = "/v1/tables/predictions/batches/2026-01-20"
+    asked = {"expected_parts": 3, "deadline_s": 2.0, "on_deadline": "leave"}
+    assert page.put(where, json=asked).status_code == 201
+    seen = read(page)
+    assert headline(seen) == "All is well"
+    assert "3 parts missing" in seen.text
+    with night.store() as store:
+        night.waits(store, "2026-01-20")
+    deadline_s = time.monotonic() + 30
+    while page.get(where).json()["state"] != "incomplete" and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    page.app.state.desk.lookout.forget("batches")
+    seen = read(page)
+    assert headline(seen) == "Have a look"
+    assert "Batch 2026-01-20 of predictions is incomplete past its deadline." in seen.text
+    assert "2 parts missing" in seen.text
+    assert "incomplete, left" in seen.text
