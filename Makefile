@@ -64,6 +64,7 @@ bench: $(STAMP)  ## ratios to the bare engines, medians of paired runs, and a pl
 	@$(BIN)/python -m benchmarks.engines ducklake
 	@$(BIN)/python -m benchmarks.postgresql
 	@$(BIN)/python -m benchmarks.embedded
+	@$(BIN)/python -m benchmarks.worker
 	@$(BIN)/python -m benchmarks.plot
 
 fuzz: $(STAMP)  ## many requests made from the services' own descriptions, with a new seed each time: make fuzz EXAMPLES=2000

@@ -167,3 +167,32 @@ def test_a_defect_in_a_look_does_not_end_all_looking(bench, requests, caplog):
         assert one.drain()
     (told,) = [record for record in caplog.records if record.message == "onerow.coordinator_failed"]
     assert (told.facts["kind"], told.facts["error"]) == ("unexpected", "ZeroDivisionError")
+
+
+def test_what_was_claimed_and_not_begun_is_given_back(bench, requests):
+    """It is told to stop while it looks: what the look has claimed is due again, for somebody else, at once."""
+    one = Coordinating(bench.config, claim_s=60.0)
+    tick, looking, told = one.dispatcher.tick, threading.Event(), threading.Event()
+
+    def slow(free):
+        work = tick(free)
+        if work:
+            looking.set()
+            assert told.wait(PATIENCE_S)
+        return work
+
+    one.dispatcher.tick = slow
+    stop = one.dispatcher.stop
+
+    def stopped():
+        stop()
+        told.set()
+
+    one.dispatcher.stop = stopped
+    requests.open(bench.table, "b", expected_parts=3)
+    stage(bench, "b")
+    one.start()
+    assert looking.wait(PATIENCE_S)
+    assert one.drain(5.0)
+    found = requests.status(bench.table, "b")
+    assert (found.state, found.claimed_by, found.rounds) == ("due", None, 0)

@@ -13,6 +13,7 @@ import duckdb
 import pytest
 from click.testing import CliRunner
 
+from onerow.config import Alerting, Monitoring
 from onerow.faces.cli.main import cli
 from onerow.services.events import EVENTS
 from support.incident_system import run_statements
@@ -165,6 +166,14 @@ def test_every_log_event_is_documented() -> None:
     sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
     emitted = set(re.findall(r'"(onerow\.[a-z]+_[a-z_]+)"', sources))
     assert documented == emitted | set(EVENTS)
+
+
+@pytest.mark.parametrize(("section", "model"), [("monitor", Monitoring), ("alerts", Alerting)])
+def test_every_setting_of_watching_is_documented(section: str, model: type[Monitoring | Alerting]) -> None:
+    page = (ROOT / "docs/reference/configuration.md").read_text(encoding="utf-8")
+    part = page.partition(f"## `[{section}]`")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)`", part, re.MULTILINE)
+    assert set(re.findall(r"^\| `(\w+)`", part, re.MULTILINE)) == set(model.model_fields)
 
 
 def test_the_mechanisms_page_names_tests_that_exist() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from onerow.faces.http.app import create_worker
 from onerow.faces.http.limits import FAILED_LOGIN_COSTS, MAX_CLIENTS, Limits, Rate, client_of
+from support.services import headers
 
 
 class Clock:
@@ -175,6 +178,20 @@ def test_a_client_that_asks_too_often_is_told_when_to_come_again():
     status, told, body = ask(Reader(), piece(1, more=False), rate=limit)
     assert (status, b'"kind":"too_many_requests"' in body) == (429, True)
     assert 9 <= int(told["retry-after"]) <= 10
+
+
+def test_a_service_asks_a_client_that_is_too_fast_to_slow_down(settings, access, serving):
+    slow = replace(settings, serve=settings.serve.model_copy(update={"requests_per_second": 1.0}))
+    client = serving(create_worker(slow, access=access))
+    answers = [client.get("/metrics", headers=headers("read")) for _ in range(4)]
+    assert [answer.status_code for answer in answers][:2] == [200, 200]
+    assert answers[-1].status_code == 429
+    assert answers[-1].headers["retry-after"] == "1"
+    assert client.get("/health").status_code == 200, "a probe is always answered"
+    other = serving(create_worker(replace(settings, serve=settings.serve.model_copy(update={"requests_per_second": 10.0})), access=access))
+    guesses = [other.get("/metrics", headers={"Authorization": f"Bearer {'x' * 20}{number}"}).status_code for number in range(6)]
+    assert guesses[0] == 401
+    assert guesses[-1] == 429, "who guesses tokens gets few tries"
 
 
 def test_a_defect_is_told_without_its_words(caplog):

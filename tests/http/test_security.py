@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+from dataclasses import replace
 from typing import Annotated
 
 import pytest
 from fastapi import Depends
 
+from onerow.config import parse_url
 from onerow.errors import ConfigurationError
 from onerow.faces.http.app import create_coordinator, create_worker
 from onerow.faces.http.security import COOKIE, SESSION_S, Access, Caller, Require, Role, require
+from support.bench import predictions
 from support.services import BASE, TOKENS, environment, headers, routes_of
 
 PUBLIC = {
@@ -214,3 +218,20 @@ def test_answers_tell_browsers_to_be_careful(coordinator):
         assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
         assert answer.headers["cache-control"] == "no-store"
         assert len(answer.headers["x-request-id"]) == 16
+
+
+def test_the_password_of_a_database_is_told_to_nobody(settings, access, serving, caplog, capfd):
+    secret = "sup3r-s3cret-w0rd"
+    url = parse_url(f"postgresql://onerow:{secret}@127.0.0.1:1/none", settings.file.parent)
+    client = serving(create_worker(replace(settings, warehouse=url, locks=url), access=access))
+    caplog.set_level(logging.DEBUG)
+    rows = "/v1/tables/predictions/batches/b/rows?worker=w"
+    more = headers("write") | {"Content-Type": "application/x-ndjson"}
+    body = "".join(json.dumps(row, default=str) + "\n" for row in predictions(2, seed=1))
+    answers = [client.get("/health/deep", headers=headers("read")), client.post(rows, content=body, headers=more)]
+    assert [answer.status_code for answer in answers] == [503, 500]
+    assert "127.0.0.1" not in answers[1].text, "a 500 has nothing of the inside"
+    assert answers[1].json()["request"] == answers[1].headers["x-request-id"]
+    printed = capfd.readouterr()
+    told = [caplog.text, *(repr(record.__dict__) for record in caplog.records), printed.out, printed.err, repr(settings), repr(url)]
+    assert secret not in "".join([*told, *(answer.text for answer in answers)])

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -203,6 +204,36 @@ def test_a_worker_that_is_told_to_stop_finishes_what_runs(service, settings):
     assert [part.rows for part in staged(settings)] == [41 * 200]
     assert list(spool.iterdir()) == []
     assert "onerow.service_stopped" in worker.told()
+
+
+def test_what_hangs_keeps_no_worker_from_stopping(settings):
+    gate, hanging = threading.Event(), threading.Event()
+
+    def opens(given):
+        hanging.set()
+        assert gate.wait(PATIENCE_S)
+        return open_store(given)
+
+    quick = replace(settings, serve=settings.serve.model_copy(update={"drain": 1.0}))
+    ended = []
+
+    def deliver():
+        try:
+            ended.append(httpx.post(f"{url}{PATH}", content=ROWS, headers={"Content-Type": "application/x-ndjson"}, timeout=PATIENCE_S).status_code)
+        except httpx.HTTPError as error:
+            ended.append(error)
+
+    with listening(create_worker(quick, access=Access(anybody=True), opens=opens)) as url:
+        sending = threading.Thread(target=deliver)
+        sending.start()
+        assert hanging.wait(PATIENCE_S)
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < 20.0
+    sending.join(PATIENCE_S)
+    assert len(ended) == 1
+    assert ended[0] not in {200, 201}, "what was not staged is not acknowledged"
+    gate.set()
+    assert list(Path(settings.serve.spool).glob("*")) == []
 
 
 def refused(url):

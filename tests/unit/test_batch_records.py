@@ -334,6 +334,7 @@ def test_in_any_order_of_events_nothing_that_waits_is_forgotten(moves, expected)
         assert core.news(before, before) == []
         if record.state == "done":
             assert parts == merged
+            assert not record.expects or record.complete or record.incomplete_us is not None
         if record.state == "incomplete":
             assert not record.complete or parts == merged
         if record.state == "open":

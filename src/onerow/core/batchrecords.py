@@ -503,6 +503,8 @@ def finished(record: BatchRecord, owner: str, ended: Round, seen: Seen, now_us: 
         return replace(after, state="open")  # asked for before it was complete: the rest is waited for
     if not seen.parts or not (after.complete or after.sealed or _merges_at_deadline(after)):
         return _at_the_end_of_waiting(after, now_us, why="deadline")
+    if after.expects and not after.complete and after.incomplete_us is None:
+        after = replace(after, incomplete_us=now_us)  # its deadline has come while it was due or had failed
     return replace(after, state="done", finished_us=now_us, late_look_us=now_us + FIRST_LATE_LOOK_US)
 
 

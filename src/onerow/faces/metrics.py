@@ -10,20 +10,30 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from onerow import __version__
+from onerow.core.results import STATUS_GRAVITY
 from onerow.faces.logs import facts_of
 from onerow.services.events import FACTS_ATTRIBUTE, logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from onerow.services.looks import Look
 
     _Counting = Callable[[str, Mapping[str, Any]], None]
     """Counts an event, by its table and facts."""
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # else each counter has a second series that nobody looks at
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -32,6 +42,11 @@ WORK_S: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 12
 
 WAIT_S: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Bounds of waits; 120 s is where the monitor begins to warn."""
+
+REASONS: Final = ("conflict", "outdated", "stale", "one_by_one", "unknown")
+KINDS: Final = (
+    "staged", "refused", "quarantined", "inserted", "updated", "unchanged", "superseded", "removed"
+)  # fmt: skip
 
 BATCH_EVENTS: Final = tuple(
     f"onerow.batch_{outcome}"
@@ -74,11 +89,16 @@ UNMEASURED: Final[Mapping[str, str]] = {
 class Metrics(logging.Handler):
     """The metrics of one process, in a registry of their own.
 
+    Args:
+        tables: those that are configured: their series stand at 0 from the start, because an increase from nothing is
+            none to Prometheus, and the first failure would go unseen.
+        process: memory, processor time and open files of the process too.
+
     Attributes:
         registry: what ``/metrics`` renders.
     """
 
-    def __init__(self, *, process: bool = True) -> None:
+    def __init__(self, tables: Iterable[str] = (), *, process: bool = True) -> None:
         super().__init__(logging.DEBUG)
         self.registry = registry = CollectorRegistry()
         if process:
@@ -156,6 +176,29 @@ class Metrics(logging.Handler):
             "onerow.cleanup_done": lambda table, _: self._cleanups.labels(table, "done").inc(),
             "onerow.cleanup_failed": lambda table, _: self._cleanups.labels(table, "failed").inc(),
         }
+
+        for table in tables:
+            self._begin(table)
+
+    def _begin(self, table: str) -> None:
+        """Let the series of a table begin at 0."""
+        for status in STATUS_GRAVITY:
+            self._consolidations.labels(table, status)
+        for counter, outcomes in (
+            (self._duration, ("committed",)),
+            (self._validations, ("passed", "failed")),
+            (self._lock_wait, ("acquired", "timed_out")),
+            (self._renewals, ("renewed", "failed", "release_failed")),
+            (self._forced, ("fenced", "fence_not_raised")),
+            (self._retries, REASONS),
+            (self._rows, KINDS),
+            (self._parts, ("staged", "already_staged", "already_merged", "empty", "refused")),
+            (self.looks.checks, ("clean", "findings", "failed")),
+        ):
+            for outcome in outcomes:
+                counter.labels(table, outcome)
+        for plain in (self._merge, self._verify, self._lock_held, self._lost, self._fenced):
+            plain.labels(table)
 
     @property
     def measured(self) -> frozenset[str]:
@@ -245,7 +288,7 @@ class LookMetrics:
         self._duplicates = gauge("duplicate_keys", "Keys with more than one row at the last check that ran.", "table")
         self._findings = gauge("findings", "Other findings of the last check that ran.", "table")
         self._checked = gauge("last_check_timestamp_seconds", "When a check of the table last ran to its end.", "table")
-        self._checks = Counter("onerow_checks", "Checks by their end.", ["table", "outcome"], registry=registry)
+        self.checks = Counter("onerow_checks", "Checks by their end.", ["table", "outcome"], registry=registry)
         self._locks = gauge("locks_held", "Locks that are held.", "table")
         self._lock_age = gauge("oldest_lock_age_seconds", "How long the oldest lock is held, 0 for none.", "table")
         self._looked = gauge("last_look_timestamp_seconds", "When the monitor last looked at everything.")
@@ -266,7 +309,7 @@ class LookMetrics:
             self._oldest.labels(staged.table).set(staged.oldest_s)
         for table in look.tables:
             if table.own:
-                self._checks.labels(table.table, table.outcome).inc()
+                self.checks.labels(table.table, table.outcome).inc()
             if table.outcome != "failed":
                 self._duplicates.labels(table.table).set(table.duplicate_keys)
                 self._findings.labels(table.table).set(table.findings)

@@ -22,6 +22,7 @@ from onerow.core.plans import unmerged
 from onerow.errors import PartNotStagedError, UsageError
 from onerow.services.batchstatus import BatchStatus, status_of
 from onerow.services.registry import Name, not_found
+from onerow.services.sharing import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,6 +70,7 @@ class Coordinator:
         self.settings = settings or CoordinatorSettings()
         self._records = records
         self._lend = lend
+        self._shared_look = Shared(self._look_now)
 
     def open(
         self,
@@ -237,8 +239,15 @@ class Coordinator:
         return status_of(after, now_us, created=before is None)
 
     def _look(self, name: Name, *, ask_ledger: bool = False) -> tuple[Seen, Sequence[PartManifest]]:
+        """Look at a batch's parts; of many who ask at once, as workers that report do, one looks for all."""
+        if not ask_ledger:
+            return self._shared_look(name)
         with self._lend() as store:
-            return look(store, name, ask_ledger=ask_ledger)
+            return look(store, name, ask_ledger=True)
+
+    def _look_now(self, name: Name) -> tuple[Seen, Sequence[PartManifest]]:
+        with self._lend() as store:
+            return look(store, name)
 
 
 def look(store: Store, name: Name, *, ask_ledger: bool = False) -> tuple[Seen, Sequence[PartManifest]]:

@@ -13,6 +13,8 @@ from onerow.errors import OnerowError
 from onerow.services.events import emit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from onerow.ports.clock import Clock, Ids
     from onerow.services.dispatcher import Dispatcher, Work
 
@@ -29,19 +31,28 @@ class Crew:
         poll_every_s: the longest time between two looks; ``wake`` has one made at once.
         clock: to know how long draining took.
         ids: chance, so that several coordinators do not look in step.
+        may_begin: asked before anything new is begun; False while the process waits for its end.
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, *, threads: int, poll_every_s: float, clock: Clock, ids: Ids
+        self,
+        dispatcher: Dispatcher,
+        *,
+        threads: int,
+        poll_every_s: float,
+        clock: Clock,
+        ids: Ids,
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
         self._dispatcher = dispatcher
         self._threads = threads
         self._poll_every_s = poll_every_s
         self._clock = clock
         self._ids = ids
+        self._may_begin = may_begin
         self._change = threading.Condition()
         self._woken = False
-        self._stopping = False
+        self._stopping = threading.Event()
         self._running = 0
         self._looker: threading.Thread | None = None
 
@@ -74,7 +85,7 @@ class Crew:
             Whether all of it has ended.
         """
         with self._change:
-            self._stopping = True
+            self._stopping.set()
             self._change.notify_all()
         self._dispatcher.stop()
         deadline_s = self._clock.monotonic_s() + timeout_s
@@ -93,17 +104,20 @@ class Crew:
             return self._change.wait_for(lambda: self._running == 0, max(seconds, 0.0))
 
     def _look(self) -> None:
-        while not self._stopping:
+        while not self._stopping.is_set():
             self._woken = False
-            free = self._threads - self._running
+            free = self._threads - self._running if self._may_begin() else 0
             try:
                 for work in self._dispatcher.tick(free):
-                    self._begin(work)
+                    if self._stopping.is_set():
+                        self._dispatcher.give_back(work)
+                    else:
+                        self._begin(work)
             except Exception as error:  # noqa: BLE001 -- a defect in one look must not end all looking
                 _tell(error)
             with self._change:
                 pause_s = self._poll_every_s * (0.8 + 0.2 * self._ids.jitter())
-                self._change.wait_for(lambda: self._stopping or self._woken, pause_s)
+                self._change.wait_for(lambda: self._stopping.is_set() or self._woken, pause_s)
 
     def _begin(self, work: Work) -> None:
         with self._change:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from onerow.services.store import Store
 
 FINISH_TRIES: Final = 6
+LOOKING_SHARE: Final = 10.0
+"""After a look at a batch's parts so many times its duration pass before the next, however often is looked at all."""
+
 STOPPED: Final = "the coordinator was told to stop"
 
 
@@ -75,6 +78,7 @@ class Dispatcher:
         self._holder = holder
         self._all_seen_s: float | None = None
         self._seen: dict[str, tuple[str, float]] = {}
+        self._not_before: dict[Name, float] = {}
         self._working: list[Store] = []
         self._stopped = False
         self._given_up = False
@@ -119,6 +123,13 @@ class Dispatcher:
         finally:
             keeper.stop()
         self._finish(work, ended, seen)
+
+    def give_back(self, work: Work) -> None:
+        """Give back what was claimed and not begun, so that another coordinator takes it at once."""
+        try:
+            self._records.change(work.name, lambda record, now_us: _given_back(record, work, now_us))
+        except OnerowError as error:  # then the claim ends by itself
+            self._records.tell("a claim cannot be given back", error, work.name)
 
     def stop(self) -> None:
         """Claim nothing any more; what is being done goes on."""
@@ -167,9 +178,8 @@ class Dispatcher:
         name = Name(record.table, record.batch)
         try:
             late = record.state == "done" and entry.now_us >= record.late_look_us
-            if late or record.state in {"open", "incomplete"}:
-                with self._lend() as store:
-                    seen, _ = look(store, name)
+            if late or (record.state in {"open", "incomplete"} and self._may_look(name)):
+                seen = self._look(name)
                 after = core.observed(record, seen, entry.now_us)
                 if after is not record:
                     written = self._records.write(name, entry, record, after)
@@ -184,6 +194,20 @@ class Dispatcher:
         self._seen[entry.key] = (entry.version, since_s if version == entry.version else now_s)
         unchanged_us = round((now_s - self._seen[entry.key][1]) * MICROSECONDS)
         return (entry, record) if core.claimable(record, entry.now_us, unchanged_us=unchanged_us) else None
+
+    def _look(self, name: Name) -> Seen:
+        begun_s = self._clock.monotonic_s()
+        with self._lend() as store:
+            seen, _ = look(store, name)
+        now_s = self._clock.monotonic_s()
+        self._not_before[name] = now_s + LOOKING_SHARE * (now_s - begun_s)
+        return seen
+
+    def _may_look(self, name: Name) -> bool:
+        """Say whether a batch's turn to be looked at has come: what takes long to look at is looked at less often."""
+        now_s = self._clock.monotonic_s()
+        self._not_before = {known: until_s for known, until_s in self._not_before.items() if until_s > now_s}
+        return name not in self._not_before
 
     def _claim(self, entry: Entry, record: BatchRecord) -> Work | None:
         name = Name(record.table, record.batch)
@@ -258,10 +282,8 @@ class Dispatcher:
         given_up = self._given_up and ended.error_kind == "abandoned"
 
         def decide(record: BatchRecord | None, now_us: int) -> BatchRecord:
-            if record is None:
-                raise not_found(work.name)
-            if given_up:
-                return core.given_back(record, work.owner, now_us)
+            if given_up or record is None:
+                return _given_back(record, work, now_us)
             looked = seen if ended.success else record.seen
             return core.finished(record, work.owner, ended, looked, now_us)
 
@@ -292,3 +314,9 @@ class Dispatcher:
         with suppress(LockStoreError, BatchNotFoundError):  # the next period tries again; or there is nothing to keep
             self._records.change(work.name, decide)
         return kept[0]
+
+
+def _given_back(record: BatchRecord | None, work: Work, now_us: int) -> BatchRecord:
+    if record is None:
+        raise not_found(work.name)
+    return core.given_back(record, work.owner, now_us)

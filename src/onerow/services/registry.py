@@ -62,7 +62,7 @@ class BatchRegister:
         self._clock = clock
         self._ids = ids
         self.on_due = on_due or (lambda: None)
-        self._told = ("", 0.0)
+        self._told: dict[str, float] = {}
 
     def entry(self, name: Name) -> Entry:
         """Return what the register holds of a batch."""
@@ -177,9 +177,10 @@ class BatchRegister:
     def tell(self, what: str, error: OnerowError, name: Name | None = None) -> None:
         """Tell that something failed that is tried again, and the same again after a while only."""
         text, now_s = f"{what}: {error.message}", self._clock.monotonic_s()
-        if self._told[0] == text and now_s - self._told[1] < TELL_AGAIN_S:
+        self._told = {said: at_s for said, at_s in self._told.items() if now_s - at_s < TELL_AGAIN_S}
+        if text in self._told:
             return
-        self._told = (text, now_s)
+        self._told[text] = now_s
         emit(
             "onerow.coordinator_failed",
             table=name.table if name else None,

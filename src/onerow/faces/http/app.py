@@ -9,7 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from anyio import to_thread
+from fastapi import APIRouter, Depends, FastAPI, Request, routing
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import JSONResponse
 
@@ -29,15 +30,16 @@ from onerow.faces.http.deliveries import Deliveries
 from onerow.faces.http.drain import Drain
 from onerow.faces.http.health import DeepHealth
 from onerow.faces.http.limits import Limits, Rate
+from onerow.faces.http.monitoring import monitoring
 from onerow.faces.http.pool import StorePool
 from onerow.faces.http.reporting import Reporter, check_coordinator, coordinator_token
-from onerow.faces.http.security import Access, Caller, Role, require
+from onerow.faces.http.security import Access, Caller, Require, Role, require
 from onerow.faces.http.spool import Spool
 from onerow.faces.metrics import Metrics
 from onerow.services.events import emit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from onerow.config import Settings
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
     Around = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
+MIN_THREADS: Final = 8
 PROBLEM: Final[dict[int | str, dict[str, Any]]] = {
     "default": {
         "description": "What is wrong (RFC 9457)",
@@ -80,7 +83,7 @@ def create_coordinator(
         access,
         opens,
         routers=[session_routes.router, coordinator_routes.router, *dashboard.ROUTERS],
-        around=[coordinating(opens), dashboard.looking(opens)],
+        around=[monitoring(opens), coordinating(opens), dashboard.looking(opens)],
     )
 
 
@@ -167,6 +170,8 @@ def _service(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Each thread that uses a store may have connections of its own in it, or a whole instance of an engine.
+        to_thread.current_default_thread_limiter().total_tokens = max(MIN_THREADS, 2 * settings.serve.stores)
         async with AsyncExitStack() as stack:
             stack.enter_context(app.state.metrics.attached())
             stack.callback(app.state.pool.close)
@@ -193,7 +198,7 @@ def _service(
     state.access = access or Access.from_environment(os.environ, host=settings.serve.host)
     state.pool = StorePool(settings, settings.serve.stores, opens=opens)
     state.health = DeepHealth(settings, opens=opens)
-    state.metrics = Metrics()
+    state.metrics = Metrics(settings.tables)
     state.drain = Drain(settings.serve.drain)
     state.started_s = time.monotonic()
     problems.install(app)
@@ -210,7 +215,7 @@ def _service(
 
 
 def described(app: FastAPI) -> dict[str, Any]:
-    """Return the description of ``app``, with the problems that every route may answer."""
+    """Return the description of ``app``, with the role that each operation asks for and the problems it may answer."""
     if app.openapi_schema is None:
         schema = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
@@ -219,8 +224,28 @@ def described(app: FastAPI) -> dict[str, Any]:
         schemas["Problem"] = problems.SCHEMA
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
-        for operations in schema["paths"].values():
-            for operation in operations.values():
+        asked = roles(app)
+        for path, operations in schema["paths"].items():
+            for method, operation in operations.items():
                 operation["responses"].pop("422", None)  # FastAPI's own; ours are problems
+                role = asked.get((method.upper(), path))
+                operation["x-role"] = "anybody" if role is None else role.name.lower()
         app.openapi_schema = schema
     return app.openapi_schema
+
+
+def roles(app: FastAPI) -> dict[tuple[str, str], Role | None]:
+    """Return the role that each route asks for, by method and path; None: anybody may.
+
+    A route that asks nobody is a mistake, and left out.
+    """
+    # In newer versions of FastAPI the routes of routers that were included are found by their contexts only.
+    walk: Callable[[Sequence[Any]], Iterable[Any]] = getattr(routing, "iter_route_contexts", iter)
+    return {
+        (method, route.path_format): call.role
+        for route in walk(app.routes)
+        if getattr(route, "dependant", None) is not None
+        for call in (one.call for one in route.dependant.dependencies)
+        if isinstance(call, Require)
+        for method in route.methods
+    }

@@ -64,7 +64,12 @@ def coordinating(
             settings=rules,
         )
         crew = Crew(
-            dispatcher, threads=said.consolidations, poll_every_s=said.poll_every, clock=clock, ids=ids
+            dispatcher,
+            threads=said.consolidations,
+            poll_every_s=said.poll_every,
+            clock=clock,
+            ids=ids,
+            may_begin=lambda: not state.drain.begun,
         )
         records.on_due = crew.wake
         state.coordinator = Coordinator(records=records, lend=lend, settings=rules)

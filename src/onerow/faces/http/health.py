@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from onerow.bootstrap import open_store
 from onerow.errors import OnerowError
@@ -41,11 +41,11 @@ LOOKS: Final[dict[str, Callable[[Store, Settings], list[Fact]]]] = {
 class Alive(BaseModel):
     """The process lives."""
 
-    status: str
-    service: str
+    status: Literal["ok", "draining"]
+    service: str = Field(description="coordinator or worker")
     version: str
     uptime_s: float
-    draining: bool
+    draining: bool = Field(description="it was told to stop, and finishes what runs")
 
 
 class Found(BaseModel):
@@ -56,22 +56,22 @@ class Found(BaseModel):
     text: str
 
 
-class Part(BaseModel):
+class PartOfService(BaseModel):
     """One of the parts that a service stands on."""
 
-    name: str
+    name: str = Field(description="warehouse, locks or staging")
     ok: bool
-    latency_ms: float
+    latency_ms: float = Field(description="how long the look took, or takes so far")
     facts: list[Found]
 
 
 class Deep(BaseModel):
     """What a service stands on."""
 
-    status: str
-    service: str
-    reasons: list[str]
-    parts: list[Part]
+    status: Literal["ok", "unhealthy"]
+    service: str = Field(description="coordinator or worker")
+    reasons: list[str] = Field(description="what is not as it should be, for people; empty if all is well")
+    parts: list[PartOfService]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,18 +163,18 @@ class DeepHealth:
         self._looks = [Look(name, ask, settings, opens) for name, ask in LOOKS.items()]
         self._timeout_s = timeout_s
         self._fresh_s = fresh_s
-        self._running: asyncio.Task[list[Part]] | None = None
+        self._running: asyncio.Task[list[PartOfService]] | None = None
 
-    async def parts(self) -> list[Part]:
+    async def parts(self) -> list[PartOfService]:
         """Look at everything at once; who asks meanwhile gets the same answer."""
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._parts())
         return await asyncio.shield(self._running)
 
-    async def _parts(self) -> list[Part]:
+    async def _parts(self) -> list[PartOfService]:
         found = await asyncio.gather(*(look.look(self._timeout_s, self._fresh_s) for look in self._looks))
         return [
-            Part(
+            PartOfService(
                 name=look.name,
                 ok=all(fact.ok for fact in looked.facts),
                 latency_ms=round(looked.took_s * 1000, 1),

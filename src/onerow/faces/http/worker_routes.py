@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from onerow.core.names import check_name
 from onerow.faces.http.deliveries import CODECS, FORMATS, Addressed, Deliveries, wrapping_of
@@ -39,29 +39,27 @@ BODY: Final[dict[str, Any]] = {
 
 
 class Delivered(BaseModel):
-    """What became of a delivery.
-
-    Attributes:
-        status: ``staged``; ``already_staged`` or ``already_merged``: the same rows of this worker were here before;
-            ``empty``: there were no good rows, nothing was staged.
-        part_id: derived from table, batch, worker and rows: the same delivery again names the same part.
-        partitions: rows of each partition; the one key is "" where the table has none.
-        quarantine: the entry with the rows that were put aside, None for none.
-        repeated: whether the part was there before.
-        reported: whether the coordinator knows already; if not, it is told later or finds the part itself.
-    """
+    """What became of a delivery."""
 
     table: str
     batch: str
     worker: str
-    status: Literal["staged", "already_staged", "already_merged", "empty"]
-    part_id: str | None
+    status: Literal["staged", "already_staged", "already_merged", "empty"] = Field(
+        description="staged now; the same rows of this worker wait or have waited already; or were merged already; or "
+        "there were no good rows, and nothing was staged"
+    )
+    part_id: str | None = Field(
+        description="derived from table, batch, worker and rows: the same delivery again names the same part; null if "
+        "nothing was staged"
+    )
     rows: int
-    rows_quarantined: int
-    quarantine: str | None
-    partitions: dict[str, int]
-    repeated: bool
-    reported: bool
+    rows_quarantined: int = Field(description="bad rows that were put aside, where the table says so")
+    quarantine: str | None = Field(description="the entry with the rows that were put aside")
+    partitions: dict[str, int] = Field(description="rows of each partition; the one key is empty where there are none")
+    repeated: bool = Field(description="whether the part was there before")
+    reported: bool = Field(
+        description="whether the coordinator knows already; if not, it is told later or finds the part itself"
+    )
 
 
 @router.post(

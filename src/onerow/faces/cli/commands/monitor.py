@@ -15,7 +15,7 @@ from onerow.errors import EXIT_DONE, ConfigurationError, UsageError
 from onerow.faces.cli.shared import DURATION, Command, Invocation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
     from onerow.config import Settings
@@ -92,7 +92,7 @@ def _watch(asked: Invocation, printer: Printer, settings: Settings, host: str, p
     with ExitStack() as stack:
         shown: list[Callable[[LookReport], None]] = [lambda report: _tell(printer, report)]
         if port is not None:
-            shown.append(stack.enter_context(_metrics(printer, host, port)))
+            shown.append(stack.enter_context(_metrics(printer, settings.tables, host, port)))
 
         def on_look(report: LookReport) -> None:
             for show in shown:
@@ -109,7 +109,7 @@ def _watch(asked: Invocation, printer: Printer, settings: Settings, host: str, p
 
 
 @contextmanager
-def _metrics(printer: Printer, host: str, port: int) -> Iterator[Callable[[LookReport], None]]:
+def _metrics(printer: Printer, tables: Iterable[str], host: str, port: int) -> Iterator[Callable[[LookReport], None]]:
     """Serve metrics until the block ends."""
     try:
         from prometheus_client import start_http_server
@@ -119,7 +119,7 @@ def _metrics(printer: Printer, host: str, port: int) -> Iterator[Callable[[LookR
         raise ConfigurationError(
             f"What metrics need is not installed: {error}.", hint="Install it with: pip install 'onerow[serve]'"
         ) from error
-    metrics = Metrics()
+    metrics = Metrics(tables)
     try:
         server, thread = start_http_server(port, host, metrics.registry)
     except OSError as error:
