@@ -409,3 +409,18 @@ def test_a_registered_batch_tells_what_it_waits_for_and_that_it_is_late(night, p
     assert "Batch 2026-01-20 of predictions is incomplete past its deadline." in seen.text
     assert "2 parts missing" in seen.text
     assert "incomplete, left" in seen.text
+
+
+def test_what_the_monitor_finds_by_itself_is_on_the_page(tmp_path, access, serving):
+    night = Night(tmp_path, monitor='every = "500ms"\ncheck_every = "500ms"\nsince = "30000d"')
+    night.well()
+    night.duplicate(2, check=False)
+    page = serving(create_coordinator(night.settings, access=access), headers=headers("read"))
+    deadline_s = time.monotonic() + 60
+    while not (found := page.get("/v1/incidents").json()["value"]) and time.monotonic() < deadline_s:
+        time.sleep(0.2)
+    assert ("CRITICAL", "predictions", True) in {(one["level"], one["table"], one["open"]) for one in found}
+    seen = read(page)
+    assert headline(seen) == "Act now"
+    assert "Partition: 2026-01-10" in seen.text
+    assert "onerow check --table predictions" in seen.text
