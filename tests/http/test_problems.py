@@ -15,7 +15,7 @@ EXPECTED = {
     "lease_lost": 409, "stale_lease": 409, "outcome_unknown": 503, "verification": 500, "warehouse": 500,
     "lock_store": 503, "staging": 500, "part_gone": 500, "part_corrupt": 500, "batch_not_found": 404, "error": 500,
     "batch_conflict": 409, "part_not_staged": 409, "abandoned": 409,
-    "holder_alive": 409, "notifier": 500,
+    "holder_alive": 409,
     "request": 400, "not_found": 404, "unauthorized": 401, "forbidden": 403, "too_large": 413,
     "unsupported_media_type": 415, "slow_body": 408, "incomplete_body": 400, "too_many_requests": 429, "busy": 503,
 }  # fmt: skip

@@ -35,14 +35,14 @@ at = "timestamp"
 
 
 class Night:
-    """A configured folder with the tables ``predictions`` and ``odds``."""
+    """A configured folder with the tables ``predictions`` and ``odds``; nobody watches it unless that is asked for."""
 
-    def __init__(self, folder, *, head=""):
+    def __init__(self, folder, *, monitor="enabled = false"):
         self.folder = folder
         self.config = folder / "onerow.toml"
         self.config.write_text(
-            f'warehouse = "duckdb:///w.duckdb"\nbusy_timeout = "2s"\n{head}\n{PREDICTIONS}{BAD_ROWS}'
-            "\n[monitor]\nenabled = false\n",  # what was checked and told is the test's to say
+            f'warehouse = "duckdb:///w.duckdb"\nbusy_timeout = "2s"\n[monitor]\n{monitor}\n'
+            f"{PREDICTIONS}{BAD_ROWS}",
             encoding="utf-8",
         )
         found = load_settings(self.config, {})
@@ -103,8 +103,8 @@ class Night:
 
     # --- what goes wrong ------------------------------------------------------------------------
 
-    def duplicate(self, count=3, *, player="lebronjames"):
-        """Have somebody else write rows that stand already."""
+    def duplicate(self, count=3, *, player="lebronjames", check=True):
+        """Have somebody else write rows that stand already; ``check``: and look."""
         with self.store() as store:
             store.stage("predictions", [prediction(player_lookup=f"{player}-{n}") for n in range(count)], batch="d")
             store.runs.record(store.consolidate("predictions", "d"), elapsed_s=0.1, holder=store.holder)
@@ -114,8 +114,9 @@ class Night:
                 "where player_lookup like ?",
                 [f"{player}-%"],
             )
-        with self.store() as store:
-            self.check(store)
+        if check:
+            with self.store() as store:
+                self.check(store)
 
     def holds(self, store, scope, *, holder="merger@host-7:4711", renewed_ago_s=5, lasts_s=600, batch="2026-01-18"):
         """Have somebody hold a lock; renewed longer ago than it lasts: nobody is alive there."""

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PHONE, shot
 from playwright.sync_api import expect
 
+from support.browser import PHONE, shot
 from support.services import TOKENS
 
 ALIVE, DEAD = "predictions/2026-01-10", "predictions/2026-01-11"

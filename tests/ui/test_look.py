@@ -6,9 +6,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from conftest import PHONE, WIDE, shot
 
-from support.night import HOSTILE
+from support.browser import PHONE, WIDE, Service, shot
+from support.night import HOSTILE, Night
 
 QUESTIONS = Path(__file__).with_name("questions.js").read_text(encoding="utf-8")
 BATCH = f"/tables/predictions/batches/{quote(HOSTILE, safe='')}"
@@ -34,10 +34,6 @@ def open_all(page):
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory):
     """A service over a store in which nothing has happened."""
-    from conftest import Service
-
-    from support.night import Night
-
     service = Service(Night(tmp_path_factory.mktemp("empty"))).start()
     yield service
     service.kill()

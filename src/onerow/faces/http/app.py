@@ -77,16 +77,14 @@ def create_coordinator(
     Raises:
         ConfigurationError: the service would be open to others than this machine.
     """
-    app = _service(
+    return _service(
         "coordinator",
         settings,
         access,
         opens,
-        routers=[session_routes.router, coordinator_routes.router],
-        around=[monitoring(opens), coordinating(opens)],
+        routers=[session_routes.router, coordinator_routes.router, *dashboard.ROUTERS],
+        around=[monitoring(opens), coordinating(opens), dashboard.looking(opens)],
     )
-    dashboard.install(app)
-    return app
 
 
 def create_worker(

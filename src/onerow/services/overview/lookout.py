@@ -33,6 +33,9 @@ MAX_RUNS: Final = 50
 PATIENCE_S: Final = 20.0
 """How long a viewer waits for a look that another one has begun, if there is nothing older to show."""
 
+BUSY_GRACE_S: Final = 60.0
+"""What was seen so lately still counts while somebody has the warehouse for himself."""
+
 AGES_S: Final[Mapping[str, float]] = {
     "locks": 1.0,
     "incidents": 4.0,
@@ -152,6 +155,9 @@ class Lookout:
                 value = look(store)
             section = Section(value, as_of=sights.iso(self.clock.utc_now()))
         except OnerowError as error:
+            young = before is not None and before.error is None and self.clock.monotonic_s() - at_s < BUSY_GRACE_S
+            if before is not None and young and isinstance(error, WarehouseBusyError):
+                return before  # a merge that takes its time is no reason to worry
             value, as_of = (None, "") if before is None else (before.value, before.as_of)
             section = Section(value, as_of, str(error), error.kind)
         self._seen[name] = (self.clock.monotonic_s(), section)

@@ -42,14 +42,14 @@ class Limits:
     """What is long, as the monitor is told too. Seconds.
 
     Attributes:
-        every_s: how often the monitor looks; a check that is several times older says nothing of now.
+        check_every_s: how often tables are checked; a check that is several times older says nothing of now.
         since_s: how far back consolidations are counted.
         lock_wait_s, consolidation_s: longer ones are a warning.
         lock_held_s: a lock that one holder keeps longer is a reason to look.
         staged_s: so is a part that waits longer.
     """
 
-    every_s: float = 60.0
+    check_every_s: float = 300.0
     since_s: float = 604_800.0
     lock_wait_s: float = 120.0
     consolidation_s: float = 60.0

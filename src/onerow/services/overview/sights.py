@@ -37,9 +37,9 @@ FORCED_SHOWN_S: Final = 86_400.0
 BATCH_PREFIX: Final = "batch:"
 INCIDENT_PREFIX: Final = "incident:"
 MAX_MEMBERS: Final = 8
-OLD_CHECKS: Final = 5
+OLD_CHECKS: Final = 3
 LEAST_OLD_S: Final = 900.0
-"""A check that was clean says nothing of now after five times the monitor's interval, and at least this long."""
+"""A check that was clean says nothing of now after three times the interval of checks, and at least this long."""
 OVERLAP: Final = dt.timedelta(hours=1)
 """A run is written when it ends and stands where it began."""
 FINISHED: Final = frozenset({"merged", "discarded"})
@@ -189,7 +189,7 @@ def runs(store: Store, first_day: str, known: Mapping[str, RunEntry]) -> dict[st
 def checks(store: Store, limits: Limits) -> tuple[Checked, ...]:
     """Return what the last check of each table has found; a table that was never checked says so."""
     last = LastChecks(store.ports.locks).list(store.tables)
-    too_old_s = max(OLD_CHECKS * limits.every_s, LEAST_OLD_S)
+    too_old_s = max(OLD_CHECKS * limits.check_every_s, LEAST_OLD_S)
     return tuple(
         _checked(last[name], too_old_s) if name in last else Checked(name, "never") for name in store.tables
     )

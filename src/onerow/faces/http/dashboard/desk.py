@@ -61,7 +61,8 @@ class Desk:
     Args:
         settings: the configuration.
         clock: for ages, and what pages tell as now.
-        lend: lends a store to the thread that calls, as a pool does.
+        looks: lends a store for the overview, to one thread at a time; it does not wait long for a busy warehouse.
+        lend: lends a store to the thread that calls, as a pool does, for everything else.
         coordinator: the one that does what a person asks for.
     """
 
@@ -69,6 +70,8 @@ class Desk:
         self,
         settings: Settings,
         clock: Clock,
+        *,
+        looks: Callable[[], AbstractContextManager[Store]],
         lend: Callable[[], AbstractContextManager[Store]],
         coordinator: Callable[[], Coordinator],
     ) -> None:
@@ -76,14 +79,14 @@ class Desk:
         self.clock = clock
         said = settings.monitor
         self.limits = Limits(
-            every_s=said.every,
+            check_every_s=said.check_every,
             since_s=said.since,
             lock_wait_s=said.lock_wait,
             consolidation_s=said.consolidation,
             lock_held_s=said.lock_held,
             staged_s=said.staged,
         )
-        self.lookout = Lookout(tuple(settings.tables), self.limits, clock, lend)
+        self.lookout = Lookout(tuple(settings.tables), self.limits, clock, looks)
         self._lend = lend
         self._coordinator = coordinator
         self._looks: dict[tuple[str, str | None], tuple[float, TableLook]] = {}

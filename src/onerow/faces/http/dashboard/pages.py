@@ -29,6 +29,9 @@ POLICY: Final = (
 )
 """Nothing from elsewhere, nothing inline: a name that slipped through the escaping could not run anything either."""
 
+HEADERS: Final = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
+"""With no-referrer a browser says of its forms that they come from nowhere, and an action from there is refused."""
+
 MEDIA_TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 OUTCOMES: Final = {
@@ -141,4 +144,4 @@ def render(
         values: what the template shows.
     """
     text = environment().get_template(template).render(caller=caller, now=now, icon=icon, **values)
-    return HTMLResponse(text, status_code=status, headers={"Content-Security-Policy": POLICY})
+    return HTMLResponse(text, status_code=status, headers=HEADERS)
