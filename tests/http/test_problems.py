@@ -8,13 +8,14 @@ from onerow import errors
 from onerow.faces.http import problems, refusals
 
 EXPECTED = {
+    "notifier": 500,
     "usage": 400, "configuration": 500, "not_installed": 503, "lock_store_mismatch": 503, "plan_outdated": 409,
     "data": 422, "input_file": 422, "part_refused": 422, "row_refused": 422, "part_misfit": 409, "duplicates": 409,
     "lock_timeout": 409, "warehouse_busy": 503, "conflict": 409, "retries_exhausted": 503, "fenced": 409,
     "lease_lost": 409, "stale_lease": 409, "outcome_unknown": 503, "verification": 500, "warehouse": 500,
     "lock_store": 503, "staging": 500, "part_gone": 500, "part_corrupt": 500, "batch_not_found": 404, "error": 500,
     "batch_conflict": 409, "part_not_staged": 409, "abandoned": 409,
-    "holder_alive": 409, "notifier": 500,
+    "holder_alive": 409,
     "request": 400, "not_found": 404, "unauthorized": 401, "forbidden": 403, "too_large": 413,
     "unsupported_media_type": 415, "slow_body": 408, "incomplete_body": 400, "too_many_requests": 429, "busy": 503,
 }  # fmt: skip

@@ -41,7 +41,9 @@ class Night:
         self.folder = folder
         self.config = folder / "onerow.toml"
         self.config.write_text(
-            f'warehouse = "duckdb:///w.duckdb"\nbusy_timeout = "2s"\n[monitor]\n{monitor}\n{PREDICTIONS}{BAD_ROWS}', encoding="utf-8"
+            f'warehouse = "duckdb:///w.duckdb"\nbusy_timeout = "2s"\n[monitor]\n{monitor}\n'
+            f"{PREDICTIONS}{BAD_ROWS}",
+            encoding="utf-8",
         )
         found = load_settings(self.config, {})
         self.settings = replace(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onerow.core import batchnotes as notes
 from onerow.core import batchrecords as core
 from onerow.core.batchrecords import Defaults, Expected, Round, Seen
 from onerow.errors import BatchConflictError, LockStoreError, UsageError
@@ -44,9 +45,9 @@ def test_a_batch_whose_parts_are_all_there_is_due_without_being_asked():
     two = core.reported(one, seen(2), T0 + 2)
     assert (record.state, one.state, two.state, two.why) == ("open", "open", "due", "complete")
     assert (one.missing_parts, one.complete, two.complete) == (1, False, True)
-    assert core.news(None, record) == ["onerow.batch_opened"]
-    assert core.news(record, one) == []
-    assert core.news(one, two) == ["onerow.batch_complete"]
+    assert notes.news(None, record) == ["onerow.batch_opened"]
+    assert notes.news(record, one) == []
+    assert notes.news(one, two) == ["onerow.batch_complete"]
 
 
 def test_workers_are_counted_once_however_many_parts_they_hand_in():
@@ -92,7 +93,7 @@ def test_a_part_that_comes_before_the_opening_waits_for_what_is_expected_then():
         record, table="t", batch="b", expected=Expected(parts=2), defaults=DEFAULTS, by="s", now_us=T0 + 5
     )
     assert (known.state, known.registered, known.missing_parts, known.opened_by) == ("open", True, 1, "s")
-    assert core.news(record, known) == ["onerow.batch_opened"]
+    assert notes.news(record, known) == ["onerow.batch_opened"]
     at_once = core.opened(
         record, table="t", batch="b", expected=Expected(parts=1), defaults=DEFAULTS, by="s", now_us=T0 + 5
     )
@@ -120,7 +121,7 @@ def test_incomplete_at_its_deadline_it_is_reported_and_consolidated_or_left(on_d
     assert record.state == "open"
     after = core.observed(record, seen(2), T0 + 60 * SECOND)
     assert (after.state, after.incomplete_us) == (state, T0 + 60 * SECOND)
-    assert core.news(record, after) == ["onerow.batch_incomplete"]
+    assert notes.news(record, after) == ["onerow.batch_incomplete"]
 
 
 def test_what_was_left_is_consolidated_when_it_is_complete_sealed_or_asked_for():
@@ -143,7 +144,7 @@ def test_a_sealed_batch_that_lacks_parts_is_told_and_consolidated():
     record = opened(parts=3, on_deadline="leave")
     after = core.sealed(record, seen(2), T0 + 1)
     assert (after.state, after.why) == ("due", "sealed")
-    assert core.news(record, after) == ["onerow.batch_sealed", "onerow.batch_incomplete"]
+    assert notes.news(record, after) == ["onerow.batch_sealed", "onerow.batch_incomplete"]
     assert core.sealed(after, seen(2), T0 + 2) is after
 
 
@@ -172,7 +173,7 @@ def test_asked_for_after_its_deadline_what_was_to_be_left_stays_incomplete():
     left = core.observed(opened(parts=3, deadline_s=1.0, on_deadline="leave"), seen(1), T0 + 2 * SECOND)
     after = core.finished(claimed(core.asked(left, seen(1), T0)), "o1", FINE, seen(1, 0), T0 + 3 * SECOND)
     assert after.state == "incomplete"
-    assert core.news(left, after) == ["onerow.batch_consolidated"]
+    assert notes.news(left, after) == ["onerow.batch_consolidated"]
 
 
 def test_asking_twice_is_asking_once():
@@ -266,15 +267,15 @@ def test_a_done_batch_is_looked_at_for_parts_that_nobody_reported_ever_more_rare
 
 def test_keys_are_remembered_and_the_oldest_is_forgotten_first():
     record = opened()
-    for number in range(core.MAX_KEYS + 1):
-        record = core.remembering(record, f"k{number}", "p")
-    assert len(record.keys) == core.MAX_KEYS
-    assert not core.is_repeated(record, "k0", "p")
-    assert core.is_repeated(record, "k1", "p")
-    assert core.remembering(record, "k1", "p") is record
-    assert not core.is_repeated(None, "k1", "p")
+    for number in range(notes.MAX_KEYS + 1):
+        record = notes.remembering(record, f"k{number}", "p")
+    assert len(record.keys) == notes.MAX_KEYS
+    assert not notes.is_repeated(record, "k0", "p")
+    assert notes.is_repeated(record, "k1", "p")
+    assert notes.remembering(record, "k1", "p") is record
+    assert not notes.is_repeated(None, "k1", "p")
     with pytest.raises(UsageError, match="another request"):
-        core.is_repeated(record, "k1", "q")
+        notes.is_repeated(record, "k1", "q")
 
 
 def test_a_record_that_cannot_be_read_is_told():
@@ -331,7 +332,7 @@ def test_in_any_order_of_events_nothing_that_waits_is_forgotten(moves, expected)
         record = core.observed(record, seen(parts, parts - merged), now_us)
         assert core.record_from_json(record.to_json()) == record
         assert (record.claim is not None) == (record.state == "claimed")
-        assert core.news(before, before) == []
+        assert notes.news(before, before) == []
         if record.state == "done":
             assert parts == merged
             assert not record.expects or record.complete or record.incomplete_us is not None

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from onerow.core import batchnotes as notes
 from onerow.core import batchrecords as core
 from onerow.core.batchrecords import Defaults, Expected, Seen
 from onerow.errors import LockStoreError
@@ -73,9 +74,9 @@ def finish(records):
 def test_a_change_is_made_on_what_somebody_else_has_written_meanwhile(records, line):
     records.change(NAME, opened)
     line.first.append(
-        lambda: records.change(NAME, lambda record, now: core.remembering(record, "theirs", "p"))
+        lambda: records.change(NAME, lambda record, now: notes.remembering(record, "theirs", "p"))
     )
-    _, after, _ = records.change(NAME, lambda record, now: core.remembering(record, "ours", "p"))
+    _, after, _ = records.change(NAME, lambda record, now: notes.remembering(record, "ours", "p"))
     assert [key for key, _ in after.keys] == ["theirs", "ours"]
     assert records.read(NAME)[0] == after
 
@@ -103,9 +104,9 @@ def test_a_record_that_never_stands_still_is_given_up(records, line):
 
     def always(record, now):
         line.first.append(
-            lambda: records.change(NAME, lambda theirs, _: core.remembering(theirs, f"k{next(number)}", "p"))
+            lambda: records.change(NAME, lambda theirs, _: notes.remembering(theirs, f"k{next(number)}", "p"))
         )
-        return core.remembering(record, "ours", "p")
+        return notes.remembering(record, "ours", "p")
 
     with pytest.raises(LockStoreError, match="changed 30 times"):
         records.change(NAME, always)

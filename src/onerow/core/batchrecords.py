@@ -27,13 +27,9 @@ if TYPE_CHECKING:
 
 RECORD_FORMAT: Final = 1
 MICROSECONDS: Final = 1_000_000
-
-MAX_KEYS: Final = 32
-"""Idempotency keys that a record remembers; the oldest goes first."""
-
 MAX_EXPECTED: Final = 1_000_000
 MAX_ERROR_CHARS: Final = 2_000
-FIRST_RETRY_US: Final = 1 * MICROSECONDS
+FIRST_RETRY_US: Final = MICROSECONDS
 LONGEST_RETRY_US: Final = 300 * MICROSECONDS
 FIRST_LATE_LOOK_US: Final = 60 * MICROSECONDS
 
@@ -297,9 +293,7 @@ def opened(
 
 def found(*, table: str, batch: str, defaults: Defaults, by: str, now_us: int) -> BatchRecord:
     """Return the record of a batch that nobody has opened, of which a part was reported: nothing is expected."""
-    record = opened(
-        None, table=table, batch=batch, expected=Expected(), defaults=defaults, by=by, now_us=now_us
-    )
+    record = opened(None, table=table, batch=batch, expected=Expected(), defaults=defaults, by=by, now_us=now_us)
     return replace(record, registered=False)
 
 
@@ -417,8 +411,7 @@ def _merges_at_deadline(record: BatchRecord) -> bool:
 
 def _at_the_end_of_waiting(record: BatchRecord, now_us: int, *, why: Literal["sealed", "deadline"]) -> BatchRecord:
     """Return the record of a batch for which nobody waits any longer."""
-    lacking = record.expects and not record.complete
-    if (lacking or not record.seen.parts) and record.incomplete_us is None:
+    if ((record.expects and not record.complete) or not record.seen.parts) and record.incomplete_us is None:
         record = replace(record, incomplete_us=now_us)
     if record.seen.parts and (why == "sealed" or _merges_at_deadline(record)):
         return _due(record, why, now_us)
@@ -426,9 +419,8 @@ def _at_the_end_of_waiting(record: BatchRecord, now_us: int, *, why: Literal["se
 
 
 def _due(record: BatchRecord, why: Why, now_us: int) -> BatchRecord:
-    return replace(
-        record, state="due", why=why, due_us=now_us, retry_us=0, claim=None, finished_us=0, changed_us=now_us
-    )
+    record = replace(record, claim=None, retry_us=0, finished_us=0)
+    return replace(record, state="due", why=why, due_us=now_us, changed_us=now_us)
 
 
 def claimable(record: BatchRecord, now_us: int, *, unchanged_us: int) -> bool:
@@ -506,49 +498,3 @@ def finished(record: BatchRecord, owner: str, ended: Round, seen: Seen, now_us: 
     if after.expects and not after.complete and after.incomplete_us is None:
         after = replace(after, incomplete_us=now_us)  # its deadline has come while it was due or had failed
     return replace(after, state="done", finished_us=now_us, late_look_us=now_us + FIRST_LATE_LOOK_US)
-
-
-# --- requests that come twice -------------------------------------------------------------------
-
-
-def is_repeated(record: BatchRecord | None, key: str, fingerprint: str) -> bool:
-    """Say whether the request of an idempotency key was done already.
-
-    Raises:
-        UsageError: the key came with another request.
-    """
-    known = dict(record.keys if record is not None else ()).get(key)
-    if known is not None and known != fingerprint:
-        raise UsageError(
-            f"The idempotency key {key!r} came with another request before.",
-            hint="Nothing was changed. Take a new key for each request, and the same one only to repeat it.",
-        )
-    return known is not None
-
-
-def remembering(record: BatchRecord, key: str, fingerprint: str) -> BatchRecord:
-    """Return the record that remembers the request of an idempotency key."""
-    if (key, fingerprint) in record.keys:
-        return record
-    return replace(record, keys=(*record.keys, (key, fingerprint))[-MAX_KEYS:])
-
-
-# --- what is told of it -------------------------------------------------------------------------
-
-
-def news(before: BatchRecord | None, after: BatchRecord) -> list[str]:
-    """Return the log events that a change of the record stands for, in order."""
-    events = []
-    if (before is None or not before.registered) and (after.registered or before is None):
-        events.append("onerow.batch_opened")
-    if after.sealed and not (before is not None and before.sealed):
-        events.append("onerow.batch_sealed")
-    if before is not None and after.rounds > before.rounds and after.last is not None:
-        events.append("onerow.batch_consolidated" if after.last.success else "onerow.batch_failed")
-    if after.incomplete_us is not None and not (before is not None and before.incomplete_us is not None):
-        events.append("onerow.batch_incomplete")
-    if after.state == "due" and after.why == "complete" and not (before is not None and before.state == "due"):
-        events.append("onerow.batch_complete")
-    if after.cancelled is not None and not (before is not None and before.cancelled is not None):
-        events.append("onerow.batch_cancelled")
-    return events

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onerow.core import batchrecords as core
+from onerow.core.batchnotes import is_repeated, remembering
 from onerow.core.batchrecords import MICROSECONDS, BatchRecord, Defaults, Expected, Seen
 from onerow.core.names import check_name
 from onerow.core.plans import unmerged
@@ -231,9 +232,9 @@ class Coordinator:
             fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
 
             def decide_once(record: BatchRecord | None, now_us: int) -> BatchRecord:
-                if record is not None and core.is_repeated(record, key, fingerprint):
+                if record is not None and is_repeated(record, key, fingerprint):
                     return record
-                return core.remembering(decide(record, now_us), key, fingerprint)
+                return remembering(decide(record, now_us), key, fingerprint)
 
         before, after, now_us = self._records.change(name, decide_once)
         return status_of(after, now_us, created=before is None)

@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from onerow.core.batchrecords import MICROSECONDS, RESTING, BatchRecord, news, record_from_json
+from onerow.core.batchnotes import news
+from onerow.core.batchrecords import MICROSECONDS, RESTING, BatchRecord, record_from_json
 from onerow.errors import BatchNotFoundError, LockStoreError
 from onerow.services.events import Fact, emit
 
