@@ -13,6 +13,7 @@ from pathlib import Path
 from support.services import environment
 
 SHOTS = Path(__file__).parent.parent / "ui" / "screenshots"
+QUESTIONS = (Path(__file__).parent.parent / "ui" / "questions.js").read_text(encoding="utf-8")
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 READY_S = 60.0
 

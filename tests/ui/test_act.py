@@ -9,7 +9,7 @@ import sys
 import pytest
 from playwright.sync_api import expect
 
-from support.browser import PHONE, shot
+from support.browser import PHONE, QUESTIONS, shot
 from support.services import TOKENS
 
 ALIVE, DEAD = "predictions/2026-01-10", "predictions/2026-01-11"
@@ -214,10 +214,17 @@ def test_it_says_when_the_service_is_gone_and_when_it_is_back(night, serve, visi
     expect(page.locator("#freshness")).to_contain_text("The service does not answer. What you see is", timeout=30_000)
     expect(page.locator("#told")).to_have_text("The service does not answer.")
     expect(page.get_by_role("link", name="2026-01-17").first).to_be_visible()
+    assert page.title() == "No answer – onerow"
+    before = page.evaluate("getComputedStyle(document.getElementById('status-title'), '::before').content")
+    assert before == '"It was: "', "it still says that all is well"
+    page.evaluate(QUESTIONS)
+    assert page.evaluate("inspected.contrast()")["wrong"] == []
     shot(page, "service-gone")
     service.start()
     expect(page.locator("#freshness")).to_contain_text("Up to date", timeout=30_000)
     expect(page.locator("#told")).to_have_text("The service answers again.")
+    expect(page).to_have_title("All is well – onerow")
+    expect(page.locator("body.stale")).to_have_count(0)
 
 
 def test_an_action_that_got_no_answer_is_not_called_done(locked, serve, visit):

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
-from support.browser import PHONE, WIDE, Service, shot
+from support.browser import PHONE, QUESTIONS, WIDE, Service, shot
 from support.night import HOSTILE, Night
 
-QUESTIONS = Path(__file__).with_name("questions.js").read_text(encoding="utf-8")
 BATCH = f"/tables/predictions/batches/{quote(HOSTILE, safe='')}"
 PAGES = {
     "overview": "/",
     "batch": BATCH,
     "duplicates": "/tables/predictions/duplicates?look=1",
+    "consolidation": "",  # named by chance: the failed one
     "nothing": "/tables/none/duplicates",
 }
+
+
+def address(service, name):
+    """Return where a page is."""
+    if name != "consolidation":
+        return service.url + PAGES[name]
+    with service.night.store() as store:
+        failed = next(run for run in store.runs.list("predictions") if run.result.status == "failed")
+    return f"{service.url}/consolidations/{failed.result.consolidation}"
 
 
 def ask(page, question):
@@ -41,10 +49,19 @@ def empty(tmp_path_factory):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(shared_night, visit, name):
-    page = visit(shared_night.url + PAGES[name], size=PHONE, allowed=["404"])
+    page = visit(address(shared_night, name), size=PHONE, allowed=["404"])
     open_all(page)
     assert ask(page, "overflow") == []
     shot(page, f"{name}-phone")
+
+
+@pytest.mark.parametrize("width", [600, 768, 1024, 1152, 1160, 1280])
+def test_no_width_between_phone_and_desk_cuts_anything_off(shared_night, visit, width):
+    page = visit(shared_night.url, size={"width": width, "height": 800}, allowed=["404"])
+    for name in PAGES:
+        page.goto(address(shared_night, name))
+        open_all(page)
+        assert ask(page, "overflow") == [], name
 
 
 def test_large_text_on_a_phone_needs_no_scrolling_sideways_either(shared_night, visit):
@@ -56,7 +73,7 @@ def test_large_text_on_a_phone_needs_no_scrolling_sideways_either(shared_night, 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_words_and_signs_stand_out_in_both_schemes(shared_night, visit, name, scheme):
-    page = visit(shared_night.url + PAGES[name], scheme=scheme, allowed=["404"])
+    page = visit(address(shared_night, name), scheme=scheme, allowed=["404"])
     open_all(page)
     found = ask(page, "contrast")
     assert found["wrong"] == []
@@ -89,7 +106,7 @@ def test_the_contrast_check_finds_what_is_hard_to_read(shared_night, visit):
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
 @pytest.mark.parametrize("name", PAGES)
 def test_a_screen_reader_is_told_names_headings_landmarks_and_tables(shared_night, visit, name, size):
-    page = visit(shared_night.url + PAGES[name], size=size, allowed=["404"])
+    page = visit(address(shared_night, name), size=size, allowed=["404"])
     open_all(page)
     assert ask(page, "rules") == []
     tree = page.locator("body").aria_snapshot()

@@ -104,7 +104,7 @@
         if (level !== state.level) tell(`${document.getElementById("status-title").textContent}.`);
         state.level = level;
         if (answer.ok) regain();
-        else lose("The service answers, but cannot look at the warehouse now.");
+        else lose("The service answers, but cannot look at the warehouse now.", { stale: false });
       } else {
         lose(`The service answered with ${answer.status}.`);
       }
@@ -117,14 +117,20 @@
   }
 
   function regain() {
+    body.classList.remove("stale");
     if (state.problem) tell("The service answers again.");
     state.problem = "";
     state.goodAt = Date.now();
   }
 
-  function lose(problem) {
+  // What was well a while ago is not called well any more.
+  function lose(problem, { stale = true } = {}) {
     if (state.problem !== problem) tell(problem);
     state.problem = problem;
+    body.classList.toggle("stale", stale);
+    if (!stale) return;
+    document.title = "No answer – onerow";
+    document.querySelector("link[rel=icon]").setAttribute("href", body.dataset.unknown);
   }
 
   function tell(text) {
