@@ -42,6 +42,7 @@ deadline = "45s"
 
 [monitor]
 every = "15s"
+check_every = "15s"
 """
 
 console = Console(highlight=False, soft_wrap=True)
@@ -128,7 +129,14 @@ def _lines(rows: list[Row], day: dt.date) -> str:
     now = dt.datetime.now(dt.UTC)
     stamp = f"{now:%H%M%S}"
     made = [
-        {**row, "game_date": day, "created_at": now, "prediction_id": f"{stamp}-{row['prediction_id']}"} for row in rows
+        {
+            **row,
+            "game_date": day,
+            "game_id": f"{day:%Y%m%d}-{row['game_id']}",
+            "prediction_id": f"{stamp}-{row['prediction_id']}",
+            "created_at": now,
+        }
+        for row in rows
     ]
     return "".join(json.dumps(row, default=str) + "\n" for row in made)
 

@@ -25,7 +25,9 @@ def of_module(module):
     return [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, errors.OnerowError)]
 
 
-@pytest.mark.parametrize("kind", {*of_module(errors), *of_module(refusals)}, ids=lambda kind: kind.kind)
+@pytest.mark.parametrize(
+    "kind", sorted({*of_module(errors), *of_module(refusals)}, key=lambda kind: kind.kind), ids=lambda kind: kind.kind
+)
 def test_every_kind_of_error_has_its_status(kind):
     error = kind("what happened", hint="what to do")
     answer = problems.answer(error, "r1")

@@ -196,6 +196,7 @@ def test_a_body_without_rows_stages_nothing(worker, settings):
         (b"{}", NDJSON, {"Content-Encoding": "gzip, gzip"}, 415, "unsupported_media_type"),
         (b"{}", CSV + "; charset=utf-16", {}, 415, "unsupported_media_type"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
 def test_what_cannot_be_read_stages_nothing(worker, settings, content, kind, more, status, problem):  # noqa: PLR0917
     answer = send(worker, content, kind, **more)

@@ -172,6 +172,7 @@ def test_a_look_that_says_nothing_new_writes_nothing():
 
 def test_a_receiver_that_was_configured_later_is_told_of_what_is_open_and_not_of_the_past():
     incident = core.sighted(None, seen(), 1_000, receivers=frozenset(), policy=POLICY)
+    assert tell(incident, 1_500)[1].event == "opened", "found by a monitor that tells nobody, told by one that does"
     assert tell(core.sighted(incident, seen(), 2_000, receivers=SLACK, policy=POLICY), 2_000)[1].event == "opened"
     over = core.unseen(incident, 2_000, policy=POLICY)
     assert tell(over, 3_000)[1] is None

@@ -337,7 +337,7 @@ def forgotten(old: Incident, now_us: int, *, policy: Policy) -> bool:
 
 def event_due(incident: Incident, receiver: str, now_us: int, *, policy: Policy) -> Event | None:
     """Return what a receiver has to be told now, a message on its way before all; None for nothing."""
-    known = incident.deliveries.get(receiver)
+    known = _delivery(incident, receiver)
     if known is None:
         return None
     if known.message is not None:
@@ -357,6 +357,11 @@ def event_due(incident: Incident, receiver: str, now_us: int, *, policy: Policy)
     return "repeated" if looked_at and now_us - known.told_us >= policy.repeat_us else None
 
 
+def _delivery(incident: Incident, receiver: str) -> Delivery | None:
+    """Return what a receiver knows: nothing yet of an open incident that a monitor without this receiver has found."""
+    return incident.deliveries.get(receiver) or (Delivery() if incident.open else None)
+
+
 def claim(
     incident: Incident, receiver: str, now_us: int, *, by: str, policy: Policy
 ) -> tuple[Incident, Message] | None:
@@ -367,7 +372,7 @@ def claim(
         at it, or it is not yet time to try again.
     """
     event = event_due(incident, receiver, now_us, policy=policy)
-    known = incident.deliveries.get(receiver)
+    known = _delivery(incident, receiver)
     if event is None or known is None or now_us < known.next_us or now_us < known.claim_until_us:
         return None
     message = known.message or _message(incident, receiver, event, known.sent, now_us)
