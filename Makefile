@@ -13,7 +13,7 @@ DATABASE ?= (default)
 OLDEST_POSTGRES ?= $(firstword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-ui test-postgresql-oldest test-gcp check format bench simulate chaos coverage clean serve fuzz
+.PHONY: help install demo test test-ui test-postgresql-oldest test-gcp check format bench simulate chaos load coverage clean serve fuzz
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 34
@@ -75,6 +75,9 @@ simulate: $(STAMP)  ## the simulation over many seeds: make simulate SEEDS=20000
 
 chaos: $(STAMP)  ## the torture test on every engine: make chaos MINUTES=2
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos --minutes $(MINUTES)
+
+load: $(STAMP)  ## the services under load on PostgreSQL, a coordinator killed every minute: make load MINUTES=10
+	@$(BIN)/python -m benchmarks.load --minutes $(MINUTES)
 
 clean:  ## remove the environment and what tests and demo left behind
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache demo/run build dist
