@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-JOBS   ?= auto
+# Many tests wait for processes and locks: two more than there are cores keep these busy.
+JOBS   ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 SEEDS  ?= 20000
 EXAMPLES ?= 500
 MINUTES ?= 2
