@@ -3,8 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Many tests wait for processes and locks: two more than there are cores keep these busy.
-JOBS   ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
+JOBS   ?= auto
 SEEDS  ?= 20000
 EXAMPLES ?= 500
 MINUTES ?= 2
@@ -72,6 +71,7 @@ fuzz: $(STAMP)  ## many requests made from the services' own descriptions, with 
 	@ONEROW_FUZZ_SEED=0 ONEROW_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q tests/http/test_fuzz.py
 
 simulate: $(STAMP)  ## the simulation over many seeds: make simulate SEEDS=20000
+	@$(BIN)/python -m onerow.testing.simulate --explore
 	@$(BIN)/python -m onerow.testing.simulate --seeds $(SEEDS)
 
 chaos: $(STAMP)  ## the torture test on every engine: make chaos MINUTES=2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,10 +161,16 @@ def test_with_the_token_the_same_stale_holder_is_fenced_out(postgresql):
 
 
 def test_control_a_plain_merge_duplicates_and_lets_the_wrong_rows_win(postgresql):
-    report = first_broken(postgresql, **SHORT, plain=True)
-    assert violated(report) >= {"I1", "I3"}
-    assert report.numbers["duplicates"] > 0
-    assert report.numbers["wrong_winners"] > 0
+    found, numbers = set(), Counter()
+    for seed in (3, 4, 5, 6):  # a slow machine may need more than one
+        report = chaos.run(postgresql, chaos.Options(seed=seed, **SHORT, plain=True))
+        found |= violated(report)
+        numbers += Counter({name: report.numbers[name] for name in ("duplicates", "wrong_winners")})
+        if found >= {"I1", "I3"}:
+            break
+    assert found >= {"I1", "I3"}
+    assert numbers["duplicates"] > 0
+    assert numbers["wrong_winners"] > 0
 
 
 def test_an_engine_that_it_does_not_know_is_refused(tmp_path):

@@ -179,5 +179,5 @@ class LifeOfABatch(RuleBasedStateMachine):
                 assert all((part, date) in merged for date in self.dates(part))
 
 
-LifeOfABatch.TestCase.settings = settings(QUICK, max_examples=15, stateful_step_count=12)
+LifeOfABatch.TestCase.settings = settings(QUICK, max_examples=10, stateful_step_count=12)
 TestLifeOfABatch = LifeOfABatch.TestCase

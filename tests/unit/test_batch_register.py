@@ -172,7 +172,12 @@ def test_a_damaged_record_is_told_once_a_minute_and_the_others_are_read(records,
     with caplog.at_level(logging.ERROR, logger="onerow"):
         for _ in range(3):
             assert [record.batch for _, record in records.readable(records.entries())] == ["b/1"]
-        assert len(caplog.records) == 1
+        assert failures(caplog) == 1
         time.advance(61)
         list(records.readable(records.entries("t")))
-    assert [record.message for record in caplog.records] == ["onerow.coordinator_failed"] * 2
+    assert failures(caplog) == 2
+
+
+def failures(caplog):
+    """Return how often it was told; other tests may have left lower levels on."""
+    return [record.message for record in caplog.records].count("onerow.coordinator_failed")
