@@ -37,7 +37,7 @@ LINES: Final[dict[str, tuple[Line, ...]]] = {
         Line(
             LOCK_LOG,
             logging.INFO,
-            "Acquired consolidation lock consolidation_{partition} for batch {batch}: token {token}, after {wait_s:.1f} s",
+            "Acquired consolidation lock consolidation_{partition} for {batch}: token {token}, waited {wait_s:.1f} s",
         ),
     ),
     "onerow.lock_timed_out": (
