@@ -6,16 +6,20 @@ import logging
 
 import pytest
 
-from support.nba import Platform, settings
+from support.nba import IncidentLines, Platform, settings
 
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch, caplog):
-    """Projects of a test are in its own folder, and all lines of the log are kept."""
+    """Projects of a test are in its own folder, all lines of the log are kept, and no other test gets any."""
     monkeypatch.setenv(settings.HOME, str(tmp_path / "home"))
     for name in (settings.PROJECT, settings.DATASET, settings.DATABASE, settings.LOCK_SWITCH):
         monkeypatch.delenv(name, raising=False)
     caplog.set_level(logging.INFO)
+    yield
+    log = logging.getLogger("onerow")
+    for handler in [handler for handler in log.handlers if isinstance(handler, IncidentLines)]:
+        log.removeHandler(handler)
 
 
 @pytest.fixture

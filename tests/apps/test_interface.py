@@ -105,6 +105,7 @@ def test_the_lines_that_a_team_greps_for_come_in_the_order_of_what_happens(platf
     assert places == sorted(places, key=lambda place: (isinstance(place, str), place)), told
     assert not any(isinstance(place, str) for place in places), (places, [one.getMessage() for one in told])
     assert all(record.levelname == "INFO" for record in told)
+    assert len([one for one in caplog.messages if one.startswith("MERGE complete")]) == 1, "each line comes once"
 
 
 def test_a_validation_that_fails_keeps_staging_names_the_keys_and_returns_the_error(platform, caplog):

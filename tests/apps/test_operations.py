@@ -65,6 +65,13 @@ def test_a_lock_that_nobody_holds_is_no_failure(local, capsys):
     assert "no value of the partition column" in capsys.readouterr().err
 
 
+def test_the_script_finds_its_app_wherever_it_is_started(tmp_path):
+    script = [sys.executable, APP / "scripts/force_release_lock.py"]
+    words = ["--game-date", DATE, "--project-id", f"{tmp_path}/mine"]
+    done = subprocess.run([*script, *words], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"Nobody holds the consolidation lock of {DATE}.\n"), done.stderr
+
+
 def check(*words, **more):
     """Run the daily check as cron does."""
     environ = {**os.environ, "PYTHON": sys.executable, "ONEROW": str(Path(sys.executable).with_name("onerow")), **more}
@@ -75,17 +82,17 @@ def test_the_daily_check_finds_what_is_there(local):
     local.stage([{**row, "game_date": "2020-01-01"} for row in rows_of(5)])
     assert local.consolidate(day="2020-01-01").success
     inject_duplicate_predictions(None, local.project_id, "2020-01-01", count=2)
-    assert check().returncode == 0, "what is older than seven days is not looked at"
     found = check("--since", "2020-01-01", "--format", "json")
     assert found.returncode == 3, found.stderr
     assert '"duplicate_keys": 2' in found.stdout
 
 
 def test_the_daily_check_says_what_it_would_do_and_does_nothing(local):
-    done = check("--dry-run", "--since", "3d")
     folder = settings.folder_of(local.project_id)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith(f"--config {folder}/onerow.toml check --since 3d --format text")
+    for words, since in ([], "7d"), (["--since", "3d"], "3d"):
+        done = check("--dry-run", *words)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip().endswith(f"--config {folder}/onerow.toml check --since {since} --format text")
     assert not folder.exists()
 
 

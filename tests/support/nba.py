@@ -12,8 +12,11 @@ sys.path[:0] = [str(APP), str(ROOT)]
 
 from demo.predictions import make_batch  # noqa: E402 -- the paths come first
 from predictions import settings  # noqa: E402
+from predictions.log_lines import IncidentLines  # noqa: E402
 from predictions.worker.batch_staging_writer import BatchConsolidator, BatchStagingWriter  # noqa: E402
 from predictions.worker.distributed_lock import ConsolidationLock  # noqa: E402
+
+__all__ = ["APP", "BATCH", "DATE", "ROOT", "IncidentLines", "Platform", "rows_of", "settings"]
 
 DATE = "2026-01-17"
 BATCH = "20260117_120000"

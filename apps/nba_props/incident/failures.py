@@ -322,7 +322,7 @@ FAILURES: Final[tuple[Callable[[Original, Platform], Pair], ...]] = (
 
 def title_of(failure: Callable[[Original, Platform], Pair]) -> str:
     """Return what a failure is called."""
-    return (failure.__doc__ or "").splitlines()[0]
+    return (failure.__doc__ or "").splitlines()[0].rstrip(".")
 
 
 def compare(failure: Callable[[Original, Platform], Pair], folder: Path) -> Pair:
