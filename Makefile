@@ -13,7 +13,7 @@ DATABASE ?= (default)
 OLDEST_POSTGRES ?= $(firstword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-ui test-postgresql-oldest test-gcp check format bench simulate chaos load coverage clean serve fuzz
+.PHONY: help install demo incident test test-ui test-postgresql-oldest test-gcp check format bench simulate chaos load coverage clean serve fuzz
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 34
@@ -28,6 +28,9 @@ install: $(STAMP)  ## the environment in .venv, with the command .venv/bin/onero
 
 demo: $(STAMP)  ## the incident on this machine: plain MERGE duplicates, onerow does not
 	@$(BIN)/python -m demo.incident
+
+incident: $(STAMP)  ## the night of the incident on the original design and on the app of apps/nba_props, side by side
+	@PYTHONPATH=apps/nba_props $(BIN)/python -m incident
 
 serve: $(STAMP)  ## coordinator, worker, monitor and page on this machine, with sample data that keeps coming
 	@$(BIN)/python -m demo.serve

@@ -1,0 +1,1 @@
+"""The prediction platform of the incident, on onerow."""

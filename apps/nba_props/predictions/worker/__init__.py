@@ -1,0 +1,1 @@
+"""What a worker uses: staging, consolidation and the lock, under the names of the incident."""

@@ -1,0 +1,34 @@
+"""Projects of the app: the embedded default in a folder of each test's own, or on the emulators."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from support.nba import IncidentLines, Platform, settings
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path, monkeypatch, caplog):
+    """Projects of a test are in its own folder, all lines of the log are kept, and no other test gets any."""
+    monkeypatch.setenv(settings.HOME, str(tmp_path / "home"))
+    for name in (settings.PROJECT, settings.DATASET, settings.DATABASE, settings.LOCK_SWITCH):
+        monkeypatch.delenv(name, raising=False)
+    caplog.set_level(logging.INFO)
+    yield
+    log = logging.getLogger("onerow")
+    for handler in [handler for handler in log.handlers if isinstance(handler, IncidentLines)]:
+        log.removeHandler(handler)
+
+
+@pytest.fixture
+def local():
+    """The embedded default."""
+    return Platform(settings.LOCAL)
+
+
+@pytest.fixture
+def cloud(moving):
+    """A project on the emulators of BigQuery and Firestore."""
+    return Platform(moving.project, moving.bigquery)
