@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-JOBS   ?= auto
+# Tests wait for processes, locks and servers: one more than there are cores keeps these busy.
+JOBS   ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 SEEDS  ?= 20000
 EXAMPLES ?= 500
 MINUTES ?= 2
