@@ -3,8 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Tests wait for processes, locks and servers: one more than there are cores keeps these busy.
-JOBS   ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+JOBS   ?= auto
 SEEDS  ?= 20000
 EXAMPLES ?= 500
 MINUTES ?= 2
