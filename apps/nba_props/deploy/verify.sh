@@ -69,8 +69,10 @@ if [ -z "$since" ]; then
   since="$(ask 2026-01-01T00:00:00Z gcloud run revisions describe "$revision" --project "$project" \
     --region "$region" --format 'value(metadata.creationTimestamp)')"
 fi
-lines="$(ask "" gcloud logging read "resource.type=cloud_run_revision AND \
-resource.labels.service_name=(prediction-worker OR prediction-coordinator) AND timestamp>=\"$since\" AND severity>=ERROR" \
-  --project "$project" --limit 1000 --format 'value(textPayload,jsonPayload.message)')"
+errors="resource.type=cloud_run_revision AND timestamp>=\"$since\" \
+AND resource.labels.service_name=(prediction-worker OR prediction-coordinator) \
+AND (severity>=ERROR OR jsonPayload.level=(error OR critical))"
+lines="$(ask "" gcloud logging read "$errors" --project "$project" --limit 1000 \
+  --format 'value(textPayload,jsonPayload.event,jsonPayload.error)')"
 PYTHONPATH="$app${PYTHONPATH:+:$PYTHONPATH}" run "${PYTHON:-python3}" -m deploy.verify_deployment \
   --project-id "$project" --deployed-at "$since" --format "$format" --log-lines - <<<"$lines"

@@ -5,12 +5,12 @@
     export_lock_collection.py --restore locks.jsonl [--apply]
 
 The file has a line for each entry: leases (`consolidation_locks` in Firestore), batches, the journal, incidents. Its
-first line says what it is of, its last one how many entries there are and their SHA-256: a file that was cut is refused.
+first line says what it is of, its last one how many entries there are and their SHA-256, so that a cut file is refused.
 It is written whole or not at all.
 
 Restoring writes only what is not there and changes nothing else. Leases are not brought back: who held them then does
-not now, and a new one gets a higher token all the same. Nothing that is merged depends on any of it: the ledger is in the
-warehouse.
+not now, and a new one gets a higher token all the same. What is merged does not depend on
+any of it: its ledger is in the warehouse.
 """
 
 from __future__ import annotations
