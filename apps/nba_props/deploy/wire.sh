@@ -72,7 +72,8 @@ for job in prediction-grading prediction-quality-check; do
     --member "serviceAccount:$invoker" --role roles/run.invoker
 done
 
-# The schedule, by the clock of New York. The retry may overlap the first run: nothing is doubled by that.
+# The schedule, by the clock of New York. The coordinator takes today's games. The retry may overlap the
+# first run: nothing is doubled by that.
 schedule() {
   local name="$1" verb=create
   shift
@@ -82,7 +83,8 @@ schedule() {
   run gcloud scheduler jobs "$verb" http "$name" --project "$project" --location "$region" \
     --time-zone America/New_York --http-method POST "$@"
 }
-to_coordinator=(--uri "$coordinator_url/start" --message-body '{"game_date": "TODAY"}'
+to_coordinator=(--uri "$coordinator_url/start" --headers Content-Type=application/json
+  --message-body '{"wait_s": 840}'
   --oidc-service-account-email "$invoker" --oidc-token-audience "$coordinator_url" --attempt-deadline 900s
   --max-retry-attempts 3)
 starts="https://run.googleapis.com/v2/projects/$project/locations/$region/jobs"
