@@ -9,8 +9,6 @@ import os
 import re
 import runpy
 import subprocess
-import sys
-from pathlib import Path
 
 import duckdb
 import jinja2
@@ -21,7 +19,6 @@ from predictions.testing import inject_duplicate_predictions, query
 from support.nba import APP, BATCH, DATE, rows_of, settings
 
 EXAMPLES = APP / "examples"
-ONEROW = Path(sys.executable).with_name("onerow")
 COUNT = f"select count(*), count(distinct prediction_id) from nba_predictions.{settings.TABLE}"
 
 
@@ -41,9 +38,11 @@ def write_csv(file, rows):
     return file
 
 
-def shell(command, **more):
-    environ = {**os.environ, "PATH": f"{ONEROW.parent}:{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join(map(str, [APP, *sys.path])), **more}
-    return subprocess.run(["bash", "-euc", command], env=environ, capture_output=True, text=True, check=False, timeout=120)
+def text_of(node, names):
+    """Return the text that constants and names, joined by +, make."""
+    if isinstance(node, ast.BinOp):
+        return text_of(node.left, names) + text_of(node.right, names)
+    return names[node.id] if isinstance(node, ast.Name) else node.value
 
 
 def tasks_of_the_dag():
@@ -56,25 +55,25 @@ def tasks_of_the_dag():
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and node.value.func.id == "BashOperator":
             (command,) = [word.value for word in node.value.keywords if word.arg == "bash_command"]
-            commands[node.targets[0].id] = eval(compile(ast.Expression(command), "dag", "eval"), {}, names)
+            commands[node.targets[0].id] = text_of(command, names)
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.BinOp):
             order = [name.id for name in ast.walk(node.value) if isinstance(name, ast.Name)]
     assert sorted(order) == sorted(commands)
     return [jinja2.Template(commands[name]).render(ds=DATE) for name in ("stage", "consolidate", "check")]
 
 
-def test_airflows_tasks_in_order_again_and_with_duplicates(local, config, tmp_path):
+def test_airflows_tasks_in_order_again_and_with_duplicates(local, config, tmp_path, warm):
     write_csv(tmp_path / f"inbox/{DATE}/a.csv", rows_of(6))
     write_csv(tmp_path / f"inbox/{DATE}/b.csv", rows_of(12)[6:])
     around = {"ONEROW_CONFIG": str(config), "INBOX": str(tmp_path / "inbox")}
     for _ in range(2):
         for command in tasks_of_the_dag():
-            done = shell(command, **around)
+            done = warm.run(command, **around)
             assert done.returncode == 0, done.stderr
         assert query("local", COUNT) == [(12, 12)]
     inject_duplicate_predictions(None, local.project_id, DATE)
     today = jinja2.Template(tasks_of_the_dag()[-1]).render().replace("--since 7d", f"--since {DATE}")
-    assert shell(today, **around).returncode == 3
+    assert warm.run(today, **around).returncode == 3
 
 
 class Dbt:
@@ -119,24 +118,26 @@ def test_dbts_model_and_test(local, config, tmp_path, monkeypatch):
         assert (batch, status, duplicates) == (DATE, "already_merged", 2)
 
 
-def test_the_commands_that_follow_dbt(local, config, tmp_path):
+def test_the_commands_that_follow_dbt(local, config, tmp_path, warm):
     text = (EXAMPLES / "dbt/README.md").read_text(encoding="utf-8")
     (commands,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     around = {"ONEROW_CONFIG": str(config), "EXPORTED": str(write_csv(tmp_path / "p.csv", rows_of(5))), "BATCH": DATE}
     for _ in range(2):
-        done = shell(commands, **around)
+        done = warm.run(commands, **around)
         assert done.returncode == 0, done.stderr
         assert query("local", COUNT) == [(5, 5)]
     inject_duplicate_predictions(None, local.project_id, DATE)
-    assert shell(commands, **around).returncode == 3
+    assert warm.run(commands, **around).returncode == 3
 
 
 CRON = EXAMPLES / "cron/consolidate.sh"
 
 
-def cron(folder, **more):
-    environ = {**os.environ, "ONEROW": str(ONEROW), "BATCH": BATCH, **more}
-    return subprocess.Popen([CRON, folder], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def cron(warm):
+    """Start the script for a folder."""
+    environ = warm.environment(BATCH=BATCH)
+    return lambda folder: subprocess.Popen([CRON, folder], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def ended(process):
@@ -144,7 +145,7 @@ def ended(process):
     return process.returncode, out, errors
 
 
-def test_cron_twice_at_once_and_again(local, config):
+def test_cron_twice_at_once_and_again(cron, local, config):
     folder = config.parent
     write_csv(folder / "inbox/a.csv", rows_of(4))
     write_csv(folder / "inbox/b.csv", rows_of(8)[4:])
@@ -162,7 +163,7 @@ def test_cron_twice_at_once_and_again(local, config):
     assert query("local", COUNT) == [(12, 12)]
 
 
-def test_cron_leaves_it_to_the_one_that_is_at_it(local, config):
+def test_cron_leaves_it_to_the_one_that_is_at_it(cron, config):
     folder = config.parent
     write_csv(folder / "inbox/a.csv", rows_of(4))
     with (folder / "consolidate.lock").open("w") as lock:
@@ -171,7 +172,7 @@ def test_cron_leaves_it_to_the_one_that_is_at_it(local, config):
     assert (folder / "inbox/a.csv").exists()
 
 
-def test_cron_says_what_is_wrong_with_its_exit_code(local, config, tmp_path):
+def test_cron_says_what_is_wrong_with_its_exit_code(cron, config, tmp_path):
     folder = config.parent
     assert ended(cron(folder))[0] == 0, "nothing has arrived"
     write_csv(folder / "inbox/a.csv", [{**rows_of(1)[0], "confidence": 61.5}])
@@ -181,14 +182,14 @@ def test_cron_says_what_is_wrong_with_its_exit_code(local, config, tmp_path):
     assert ended(cron(tmp_path))[0] == 2, "no configuration"
 
 
-def test_the_cloud_run_jobs_command(local, config):
+def test_the_cloud_run_jobs_command(local, config, warm):
     job = yaml.safe_load((EXAMPLES / "cloud_run_job/job.yaml").read_text(encoding="utf-8"))
     (container,) = job["spec"]["template"]["spec"]["template"]["spec"]["containers"]
     assert container["command"][:2] == ["bash", "-euc"]
-    python = {"PATH": f"{ONEROW.parent}:{os.environ['PATH']}", settings.PROJECT: local.project_id}
+    python = {"PYTHONPATH": str(APP), settings.PROJECT: local.project_id}
     local.stage(rows_of(7))
     for _ in range(2):
-        done = shell(container["command"][2], BATCH=BATCH, **python)
+        done = warm.run(container["command"][2], BATCH=BATCH, **python)
         assert done.returncode == 0, done.stderr
         assert query("local", COUNT) == [(7, 7)]
-    assert shell(container["command"][2], BATCH="never-seen", **python).returncode != 0
+    assert warm.run(container["command"][2], BATCH="never-seen", **python).returncode != 0

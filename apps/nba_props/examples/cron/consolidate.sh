@@ -11,7 +11,7 @@ set -euo pipefail
 folder="${1:?name the folder with the onerow.toml}"
 table="${TABLE:-player_prop_predictions}"
 batch="${BATCH:-$(date -u +%F)}"
-onerow() { "${ONEROW:-onerow}" --config "$folder/onerow.toml" --quiet "$@"; }
+onerow() { command "${ONEROW:-onerow}" --config "$folder/onerow.toml" --quiet "$@"; }
 
 # Only so that two do not move the same files. That nothing is doubled does not depend on it.
 exec 9>"$folder/consolidate.lock"

@@ -16,7 +16,7 @@ TABLE = "player_prop_predictions"
 def model(dbt: Any, session: Any) -> Any:
     """Stage, consolidate and check; a row that the table refuses fails the model, with the rows named."""
     dbt.config(materialized="table")
-    rows = dbt.ref("predictions_of_day").fetch_arrow_table()
+    rows = dbt.ref("predictions_of_day").to_arrow_table()
     with onerow.open(Path(os.environ["ONEROW_CONFIG"])) as store:
         part = store.stage(TABLE, rows, batch=os.environ["BATCH"], worker="dbt")
         done = store.consolidate(TABLE, part.batch)
