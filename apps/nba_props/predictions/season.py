@@ -211,6 +211,16 @@ def data_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
     return SHARED if (SHARED / f"{BOX_SCORES}.gz").exists() else None
 
 
+def data_files(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Return the files that the season is read from; none, if it is generated.
+
+    Raises:
+        UsageError: as ``data_folder``.
+    """
+    folder = data_folder(environ)
+    return () if folder is None else tuple(file for name in (BOX_SCORES, LINES) if (file := _find(folder, name)))
+
+
 def open_season(*, source: Path | None = None, seed: int = 7, environ: Mapping[str, str] = os.environ) -> Season:
     """Return the season that there is: of a folder, of NBA_PROPS_DATA, real, or generated.
 
