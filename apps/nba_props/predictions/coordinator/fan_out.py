@@ -86,11 +86,12 @@ class PredictionCoordinator:
         if not _RUN.fullmatch(name):
             raise UsageError(f"{name!r} is no name of a run.", hint="Use letters, digits, dots, - and _; at most 60.")
         candidates = self._candidates(game_date)
-        batch_id = f"{game_date:%Y%m%d}_{name}"
+        batch_id = batch_name(game_date, name)
         count = -(-len(candidates) // self._players_per_worker)
         status = self.batches.open_batch(batch_id, expected_workers=count)
         LOG.info("Started batch %s: %d players for %d workers", batch_id, len(candidates), count)
-        return self._ask(batch_id, game_date, candidates, status, done=frozenset())
+        done = frozenset[str]() if status.created else self.batches.workers_complete(batch_id)
+        return self._ask(batch_id, game_date, candidates, status, done=done)
 
     def ask_again(self, batch_id: str) -> Run:
         """Ask those workers of a batch again whose predictions are not there.
@@ -176,6 +177,11 @@ class PredictionCoordinator:
             else:
                 return None
         return why
+
+
+def batch_name(game_date: dt.date, run: str) -> str:
+    """Return the name of the batch of a run of a day."""
+    return f"{game_date:%Y%m%d}_{run}"
 
 
 def worker_names(count: int) -> list[str]:
