@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -57,8 +58,7 @@ def backfill(project_id: str, season: Season, days: Sequence[dt.date], runs: Seq
         return season
 
     wrong: list[str] = []
-    with open_batch_states(project_id) as batches:
-        dispatch = dispatch_of(Predictor(project_id, found))
+    with open_batch_states(project_id) as batches, closing(dispatch_of(Predictor(project_id, found))) as dispatch:
         coordinator = PredictionCoordinator(batches, found, dispatch, players_per_worker=PLAYERS_PER_WORKER)
         wanted = [(day, run) for day in days for run in runs]
         for day, run in wanted:
