@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 
 import httpx
@@ -18,7 +16,6 @@ from predictions.worker.predictor import Predictor
 from support.nba import settings
 from support.predicting import (
     coordinator_of,
-    environment_of,
     expected_keys,
     free_port,
     season,
@@ -185,27 +182,6 @@ def test_the_switch_for_emergencies_holds_for_the_coordinator_too(monkeypatch, c
         assert batches.wait(run.batch_id, 60).state == "done"
     assert any(line.startswith("CONSOLIDATION LOCK IS DISABLED") for line in caplog.messages)
     assert keys_of(small_day()) == whole(small_day())
-
-
-def test_a_scheduled_run_and_a_retry_of_a_day_overlap_in_two_processes(tmp_path):
-    """Two processes predict and consolidate the same day at once, each as a run of its own."""
-    day = small_day()
-    words = [sys.executable, "-m", "predictions.backfill", "--join", "--since", f"{day}", "--dates", "1"]
-    settings.settings_of("local")
-    with settings.open_store("local"):
-        pass
-    running = [
-        subprocess.Popen([*words, "--name", name], env=environment_of(tmp_path / "home"), stderr=subprocess.PIPE)
-        for name in ("scheduled", "retry")
-    ]
-    for process in running:
-        assert process.wait(120) == 0, process.stderr.read().decode()
-        process.stderr.close()
-    with open_batch_states("local") as batches:
-        found = {one.batch: one for one in batches.batches()}
-    assert {one.state for one in found.values()} == {"done"}
-    assert set(found) == {f"{day:%Y%m%d}_scheduled1", f"{day:%Y%m%d}_retry1"}
-    assert keys_of(day) == whole(day)
 
 
 def test_on_the_emulators_of_the_cloud(cloud, moving):

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -185,8 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [f"{asked.name}{number}" for number in range(1, asked.runs + 1)]
     try:
         season = open_season()
-        days = [day for day in season.dates if asked.since is None or day >= asked.since]
-        days = [day for day in days if season.candidates(day)][: asked.dates]
+        playing = (day for day in season.dates if (not asked.since or day >= asked.since) and season.candidates(day))
+        days = list(islice(playing, asked.dates))
         if asked.join:
             return 1 if backfill(project_id, season, days, runs) else 0
         began_s = time.monotonic()
