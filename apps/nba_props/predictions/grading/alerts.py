@@ -57,7 +57,7 @@ SEASON_STARTS_IN: Final = 8
 DUPLICATES_LISTED: Final = 1_000
 
 _BY_DATE: Final = f"""
-select game_date, count(*) as predictions, sum(is_graded) as graded from ({PREDICTED}) as k
+select game_date, count(*) as predictions, count(case when is_graded = 1 then 1 end) as graded from ({PREDICTED}) as k
 group by game_date order by game_date
 """
 

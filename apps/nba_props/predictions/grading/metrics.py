@@ -46,7 +46,8 @@ on p.game_date = g.game_date and p.game_id = g.game_id and p.player_lookup = g.p
 
 _STATEMENT: Final = f"""
 with predicted as (
-    select system_id, count(*) as predictions, sum(is_graded) as graded from ({PREDICTED}) as k group by system_id
+    select system_id, count(*) as predictions, count(case when is_graded = 1 then 1 end) as graded
+    from ({PREDICTED}) as k group by system_id
 ), judged as (
     select system_id, count(*) as grades, count(actual_points) as played, count(is_correct) as decided,
         count(case when is_correct then 1 end) as correct, count(return_units) as bets,
