@@ -11,7 +11,7 @@ import datetime as dt
 import hashlib
 import re
 import uuid
-from decimal import Decimal  # noqa: TC003 -- read by pydantic
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator

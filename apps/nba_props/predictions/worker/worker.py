@@ -19,21 +19,26 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime as dt
 import json
 import logging
 import sys
 from dataclasses import replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI, Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.responses import JSONResponse
 
 from onerow import DataError, Settings
+from onerow.faces.http import problems
 from onerow.faces.http.app import create_worker
 from onerow.faces.http.refusals import BusyError, RequestError
 from onerow.faces.http.security import Access, Caller, Role, require
 from predictions import serving, settings
+from predictions.worker.batch_staging_writer import BatchConsolidator
 from predictions.worker.dead_letters import DeadLetters
 from predictions.worker.predictor import Predictor, SeasonOnFile
 from predictions.worker.requests import PredictRequest
@@ -70,6 +75,16 @@ class DeadLetter(BaseModel):
     reason: str
 
 
+class Consolidate(BaseModel):
+    """A batch that somebody wants consolidated, without the coordinator."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    batch_id: str
+    game_date: dt.date
+    use_lock: bool = True
+
+
 class _NotARequestError(RequestError):
     """The body is no request that can be done; nothing was staged."""
 
@@ -103,6 +118,30 @@ async def predict(request: Request, _: Annotated[Caller, Depends(require(Role.WR
         part_id=part.part_id,
         predictions=part.rows,
         reported=reported,
+    )
+
+
+@router.post("/consolidate", response_model=None)
+def consolidate(
+    asked: Consolidate, request: Request, _: Annotated[Caller, Depends(require(Role.WRITE))]
+) -> JSONResponse:
+    """Merge what waits of a batch; for when there is no coordinator. A failure is told as an error, staging is kept."""
+    consolidator: BatchConsolidator = request.app.state.consolidator
+    result = consolidator.consolidate_batch(asked.batch_id, asked.game_date.isoformat(), use_lock=asked.use_lock)
+    if not result.success:
+        return problems.problem(
+            HTTPStatus.CONFLICT,
+            kind=(result.details and result.details.error_kind) or "not_consolidated",
+            title=f"Batch {asked.batch_id} was not consolidated; its staging is kept.",
+            detail=result.error_message or "",
+        )
+    return JSONResponse(
+        {
+            "batch_id": result.batch_id,
+            "rows_affected": result.rows_affected,
+            "staging_tables_merged": result.staging_tables_merged,
+            "staging_tables_cleaned": result.staging_tables_cleaned,
+        }
     )
 
 
@@ -154,6 +193,7 @@ def create(
     """
     app = create_worker(configured, access=access)
     app.state.predictor = Predictor(project_id, season or SeasonOnFile())
+    app.state.consolidator = BatchConsolidator(None, project_id)
     app.state.dead_letters = DeadLetters(project_id)
     app.include_router(router)
     return app
