@@ -136,12 +136,21 @@ def open_store(project_id: str) -> Iterator[onerow.Store]:
     with onerow.open(settings) as store:
         if (file is not None and not file.exists()) or name not in _prepared:
             if file is not None:
-                store.init()
+                if store.init():
+                    _make_views(project_id)
             elif settings.warehouse.scheme == "bigquery" and os.environ.get(EMULATOR):
                 _make_dataset(project_id, settings.table(TABLE).target[0])
                 store.init()
             _prepared.add(name)
         yield store
+
+
+def _make_views(project_id: str) -> None:
+    """Make the monitor views beside tables that have just been made; elsewhere ``predictions.schemas`` is told to."""
+    from predictions.schemas import create_views  # noqa: PLC0415 -- it needs this module
+
+    if settings_of(project_id).warehouse.scheme == "duckdb":
+        create_views(project_id)
 
 
 def _make_dataset(project_id: str, dataset: str) -> None:
