@@ -171,8 +171,14 @@ def _ask_again(platform: PredictionCoordinator, stopped: threading.Event, every_
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the coordinator."""
+
+    def made(project_id: str, configured: Settings, access: Access) -> FastAPI:
+        season = SeasonOnFile()
+        season()  # what is wrong with the data is said now
+        return create(project_id, configured, access, season=season)
+
     return serving.main(
-        create,
+        made,
         program="predictions.coordinator.coordinator",
         what="Opens a day's batch, has workers predict, and consolidates when all of them have.",
         port=COORDINATOR_PORT,

@@ -214,7 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if coordinators:
             serve = configured.serve.model_copy(update={"coordinator": coordinators[0]})
             configured = replace(configured, serve=serve)
-        return create(project_id, configured, access)
+        season = SeasonOnFile()
+        season()  # what is wrong with the data is said now, not to callers
+        return create(project_id, configured, access, season=season)
 
     return serving.main(
         made,
