@@ -7,6 +7,7 @@ import pytest
 from predictions import platform, season, settings
 from predictions.coordinator import coordinator
 from predictions.worker import worker
+from predictions.worker.predictor import season_of
 from support.predicting import environment_of, small_day
 
 
@@ -46,3 +47,11 @@ def test_a_service_that_cannot_start_says_why(service, monkeypatch, tmp_path, ca
     assert service.main(["--host", "0.0.0.0", "--port", "0"]) == 2  # noqa: S104 -- what a container binds to
     assert "binds to loopback only" in capsys.readouterr().err
     assert service.main(["--project-id", "No Project"]) == 2
+
+
+def test_a_project_of_the_cloud_is_not_fed_with_generated_data_unless_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(season, "SHARED", tmp_path)
+    with pytest.raises(settings.onerow.ConfigurationError, match="no data to predict from"):
+        season_of("my-gcp-project", {})
+    monkeypatch.setenv(season.DATA, "generated:5")
+    assert season_of("my-gcp-project")().name == "generated: seed 5"

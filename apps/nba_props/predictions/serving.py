@@ -55,7 +55,7 @@ def access_of(environ: Mapping[str, str], *, host: str) -> Access:
 
 @contextmanager
 def log_on_stderr(environ: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Write the log on standard error until the block ends: lines for people, or JSON with NBA_PROPS_LOG_FORMAT=json."""
+    """Write the log on standard error until the block ends: for people, or as JSON with NBA_PROPS_LOG_FORMAT=json."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if environ.get(LOG_FORMAT) == "json" else HumanFormatter())
     logs = [logging.getLogger(name) for name in ("onerow", "predictions")]

@@ -31,7 +31,7 @@ from predictions.coordinator.batch_state_manager import BatchStateManager
 from predictions.coordinator.dispatch import dispatch_of
 from predictions.coordinator.fan_out import PredictionCoordinator, Run
 from predictions.platform_store import open_platform_store
-from predictions.worker.predictor import Predictor, SeasonOnFile
+from predictions.worker.predictor import Predictor, SeasonOnFile, season_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -173,9 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the coordinator."""
 
     def made(project_id: str, configured: Settings, access: Access) -> FastAPI:
-        season = SeasonOnFile()
-        season()  # what is wrong with the data is said now
-        return create(project_id, configured, access, season=season)
+        return create(project_id, configured, access, season=season_of(project_id))
 
     return serving.main(
         made,
