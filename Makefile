@@ -13,7 +13,7 @@ DATABASE ?= (default)
 OLDEST_POSTGRES ?= $(firstword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo incident test test-ui test-postgresql-oldest test-gcp check format bench simulate chaos load coverage clean serve fuzz
+.PHONY: help install demo incident platform season test test-ui test-postgresql-oldest test-gcp check format bench simulate chaos load coverage clean serve fuzz
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 34
@@ -31,6 +31,12 @@ demo: $(STAMP)  ## the incident on this machine: plain MERGE duplicates, onerow 
 
 incident: $(STAMP)  ## the night of the incident on the original design and on the app of apps/nba_props, side by side
 	@PYTHONPATH=apps/nba_props $(BIN)/python -m incident
+
+platform: $(STAMP)  ## the app of apps/nba_props on this machine: workers, coordinator, overlapping runs, grading; make platform SERVE=1 for its page
+	@PYTHONPATH=apps/nba_props $(BIN)/python -m predictions.platform $(if $(SERVE),--serve)
+
+season: $(STAMP)  ## a whole season through the app twice, overlapping, processes killed, then a reconciliation (5 to 10 minutes)
+	@PYTHONPATH=apps/nba_props $(BIN)/python -m predictions.backfill --project-id apps/nba_props/run/season --fresh --runs 2 --processes 3 --lease 10 --kills 4 --kill-every 60
 
 serve: $(STAMP)  ## coordinator, worker, monitor and page on this machine, with sample data that keeps coming
 	@$(BIN)/python -m demo.serve

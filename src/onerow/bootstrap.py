@@ -368,14 +368,19 @@ def open_notifiers(alerts: Alerting, environ: Mapping[str, str] = os.environ) ->
     return found
 
 
-def open_monitor(settings: Settings, environ: Mapping[str, str] = os.environ, *, clock: Clock | None = None) -> Monitor:
-    """Return the monitor that a configuration describes."""
-    alerts, looks = settings.alerts, settings.monitor
-    policy = Policy(
+def alert_policy(alerts: Alerting) -> Policy:
+    """Return when receivers are told, as a configuration says."""
+    return Policy(
         level=alerts.level,
         repeat_us=round(alerts.repeat_after * SECOND),
         claim_us=round((CLAIM_S + 6 * alerts.timeout) * SECOND),  # sending takes at most three time-outs
     )
+
+
+def open_monitor(settings: Settings, environ: Mapping[str, str] = os.environ, *, clock: Clock | None = None) -> Monitor:
+    """Return the monitor that a configuration describes."""
+    alerts, looks = settings.alerts, settings.monitor
+    policy = alert_policy(alerts)
     limits = Limits(
         lock_wait_s=looks.lock_wait,
         consolidation_s=looks.consolidation,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 TABLE: Final = "player_prop_predictions"
+GRADES: Final = "prediction_grades"
 LOCAL: Final = "local"
 HOME: Final = "NBA_PROPS_HOME"
 DATASET: Final = "NBA_PROPS_DATASET"
@@ -35,10 +36,13 @@ DATABASE: Final = "NBA_PROPS_FIRESTORE_DATABASE"
 PROJECT: Final = "PROJECT_ID"
 EMULATOR: Final = "BIGQUERY_EMULATOR_HOST"
 LOCK_SWITCH: Final = "CONSOLIDATION_LOCK_ENABLED"
+MODE: Final = "NBA_PROPS_MODE"
+"""``upsert``: one row for each prediction, the newest. ``versions``: every one is kept, for predictions and grades."""
 
 _TEMPLATE: Final = Path(__file__).with_name("onerow.toml.in")
 _CLOUD_PROJECT: Final = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
 _DEFAULT_DATASET: Final = "nba_predictions"
+_VERSION_COLUMNS: Final = {"mode": "prediction_version", "grades_mode": "grade_version"}
 _SWITCH: Final = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
 
 _prepared: set[str] = set()
@@ -68,18 +72,36 @@ def folder_of(project_id: str, environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def configuration(project_id: str, environ: Mapping[str, str] = os.environ) -> str:
-    """Return the text of the ``onerow.toml`` that a new project gets."""
+    """Return the text of the ``onerow.toml`` that a new project gets.
+
+    Raises:
+        ConfigurationError: NBA_PROPS_MODE names no mode.
+    """
     dataset = environ.get(DATASET) or _DEFAULT_DATASET
+    pieces = {"dataset": dataset, "lock_document": "", "grades_lock_document": "", **_modes(environ)}
     if is_embedded(project_id):
-        places, lock_document = 'warehouse = "duckdb:///predictions.duckdb"\n', ""
+        pieces["places"] = 'warehouse = "duckdb:///predictions.duckdb"\n'
     else:
         database = environ.get(DATABASE) or "(default)"
-        places = f'warehouse = "bigquery://{project_id}/{dataset}"\nlocks     = "firestore://{project_id}/{database}"\n'
-        lock_document = 'lock_document = "consolidation_locks/consolidation_{partition}"\n'
+        pieces["places"] = (
+            f'warehouse = "bigquery://{project_id}/{dataset}"\nlocks     = "firestore://{project_id}/{database}"\n'
+        )
+        pieces["lock_document"] = 'lock_document = "consolidation_locks/consolidation_{partition}"\n'
+        pieces["grades_lock_document"] = 'lock_document = "grading_locks/grading_{partition}"\n'
     text = _TEMPLATE.read_text(encoding="utf-8")
-    for name, value in {"places": places, "dataset": dataset, "lock_document": lock_document}.items():
+    for name, value in pieces.items():
         text = text.replace(f"{{{name}}}", value)
     return text
+
+
+def _modes(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what the tables' mode is written as; upsert is what a table has that names none."""
+    mode = environ.get(MODE, "upsert").strip().lower()
+    if mode not in {"upsert", "versions"}:
+        raise onerow.ConfigurationError(f"{MODE} is {mode!r}.", hint="Write upsert, or versions, or unset it.")
+    if mode == "upsert":
+        return dict.fromkeys(_VERSION_COLUMNS, "")
+    return {name: f'mode      = "versions"\nversion_column = "{column}"\n' for name, column in _VERSION_COLUMNS.items()}
 
 
 def configuration_file(project_id: str) -> Path:
@@ -114,12 +136,21 @@ def open_store(project_id: str) -> Iterator[onerow.Store]:
     with onerow.open(settings) as store:
         if (file is not None and not file.exists()) or name not in _prepared:
             if file is not None:
-                store.init()
+                if store.init():
+                    _make_views(project_id)
             elif settings.warehouse.scheme == "bigquery" and os.environ.get(EMULATOR):
                 _make_dataset(project_id, settings.table(TABLE).target[0])
                 store.init()
             _prepared.add(name)
         yield store
+
+
+def _make_views(project_id: str) -> None:
+    """Make the monitor views beside tables that have just been made; elsewhere ``predictions.schemas`` is told to."""
+    from predictions.schemas import create_views  # noqa: PLC0415 -- it needs this module
+
+    if settings_of(project_id).warehouse.scheme == "duckdb":
+        create_views(project_id)
 
 
 def _make_dataset(project_id: str, dataset: str) -> None:

@@ -30,7 +30,7 @@ def inject_duplicate_predictions(
         count: how many business keys to duplicate.
     """
     spec = settings.settings_of(project_id).table(settings.TABLE)
-    names = ", ".join(spec.column_names)
+    names = ", ".join(column.name for column in spec.stored_columns)
     selected = names.replace("prediction_id", "concat('injected-', prediction_id)", 1)
     target = ".".join(spec.target)
     statement = _COPIES.format(target=target, columns=names, selected=selected, date="{date}", count=int(count))

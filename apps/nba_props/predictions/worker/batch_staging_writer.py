@@ -118,16 +118,9 @@ class BatchConsolidator:
             Failures are told there, not raised; staging is kept then, so consolidating again loses nothing.
         """
         try:
-            if not use_lock:
-                return self._consolidate(batch_id, game_date, cleanup=cleanup, use_lock=False)
-            if not settings.lock_enabled():
-                LOCK_LOG.critical(
-                    "CONSOLIDATION LOCK IS DISABLED by %s: batch %s is consolidated without it. Nothing is "
-                    "duplicated, but consolidations at once do the same work. Unset it as soon as you can.",
-                    settings.LOCK_SWITCH, batch_id,
-                )  # fmt: skip
-                return self._consolidate(batch_id, game_date, cleanup=cleanup, use_lock=False)
-            return self._consolidate_with_lock(batch_id, game_date, cleanup=cleanup)
+            if use_lock and lock_is_on(batch_id):
+                return self._consolidate_with_lock(batch_id, game_date, cleanup=cleanup)
+            return self._consolidate(batch_id, game_date, cleanup=cleanup, use_lock=False)
         except OnerowError as error:
             BATCH_LOG.error("Consolidation of batch %s failed: %s", batch_id, error)
             return BatchConsolidationResult(batch_id, game_date, success=False, error_message=str(error))
@@ -161,15 +154,7 @@ class BatchConsolidator:
                 "Batch %s is for %s, which is %s; other dates in it: %s",
                 batch_id, asked, "in it" if asked in dates else "not in it", others,
             )  # fmt: skip
-        if result.status == "lock_timeout":
-            BATCH_LOG.error("Lock acquisition failed for batch %s: %s", batch_id, result.error)
-        elif not result.success:
-            BATCH_LOG.error("Consolidation of batch %s failed (%s): %s", batch_id, result.status, result.error)
-        else:
-            BATCH_LOG.info(
-                "Consolidation MERGE complete for batch %s (%s): %d rows affected",
-                batch_id, result.status, result.rows_affected,
-            )  # fmt: skip
+        tell_outcome(result)
         return BatchConsolidationResult(
             batch_id,
             game_date,
@@ -197,6 +182,35 @@ class BatchConsolidator:
                 game_date, dict(duplicate.key), duplicate.rows, ", ".join(duplicate.ids),
             )  # fmt: skip
         return found.duplicate_keys
+
+
+def lock_is_on(batch_id: str) -> bool:
+    """Say whether a consolidation takes the lock; if somebody has switched it off, loudly.
+
+    Raises:
+        ConfigurationError: the switch says neither.
+    """
+    if settings.lock_enabled():
+        return True
+    LOCK_LOG.critical(
+        "CONSOLIDATION LOCK IS DISABLED by %s: batch %s is consolidated without it. Nothing is "
+        "duplicated, but consolidations at once do the same work. Unset it as soon as you can.",
+        settings.LOCK_SWITCH, batch_id,
+    )  # fmt: skip
+    return False
+
+
+def tell_outcome(result: ConsolidationResult) -> None:
+    """Write the line that a team greps for at the end of a consolidation."""
+    if result.status == "lock_timeout":
+        BATCH_LOG.error("Lock acquisition failed for batch %s: %s", result.batch, result.error)
+    elif not result.success:
+        BATCH_LOG.error("Consolidation of batch %s failed (%s): %s", result.batch, result.status, result.error)
+    else:
+        BATCH_LOG.info(
+            "Consolidation MERGE complete for batch %s (%s): %d rows affected",
+            result.batch, result.status, result.rows_affected,
+        )  # fmt: skip
 
 
 def _parts_merged(store: Store, result: ConsolidationResult) -> int:

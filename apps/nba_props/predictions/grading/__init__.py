@@ -1,0 +1,1 @@
+"""After the games: predictions against results, what that says of each system, alerts and repairs."""
