@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 FIRESTORE: Final = "Firestore, the test kit's"
 WAITERS: Final = 20
 HOLD_S: Final = 0.02
+QUEUED_S: Final = 3.0
 SCOPE: Final = Scope("predictions", "2026-01-11")
 
 
@@ -117,16 +118,36 @@ def _wait_and_hold(place: Place, ready: Barrier, told: Any) -> None:
     store.close()
 
 
-def hand_over(place: Place, waiters: int) -> dict[str, Any]:
-    """Return how long a lease is free between two of many processes that all want it."""
+def _hold_until_they_wait(place: Place, ready: Barrier, told: Any) -> None:
+    store = place.open()
+    desk = leases(store)
+    with desk.hold([SCOPE], holder="benchmark", batch="b"):
+        had_s = time.monotonic()
+        ready.wait()
+        time.sleep(QUEUED_S)
+        left_s = time.monotonic()
+    told.put((had_s, left_s))
+    store.close()
+
+
+def hand_over(place: Place, waiters: int, *, queued: bool) -> dict[str, Any]:
+    """Return how long a lease is free between two of many processes that all want it.
+
+    Args:
+        place: the lock store.
+        waiters: how many want it.
+        queued: they all wait already when it is given back for the first time. Otherwise they come all at once, each
+            on a new connection, and the first has it for so short a time that the others are still arriving.
+    """
     context: ForkContext | SpawnContext = multiprocessing.get_context("fork")
     if place.kind == FIRESTORE:  # gRPC does not outlive a fork
         context = multiprocessing.get_context("spawn")
-    ready, told = context.Barrier(waiters), context.Queue()
+    roles = [_wait_and_hold] * waiters + [_hold_until_they_wait] * queued
+    ready, told = context.Barrier(len(roles)), context.Queue()
     store = place.open()
     store.identity()
     store.close()
-    processes = [context.Process(target=_wait_and_hold, args=(place, ready, told)) for _ in range(waiters)]
+    processes = [context.Process(target=role, args=(place, ready, told)) for role in roles]
     for process in processes:
         process.start()
     held = sorted(told.get(timeout=120) for _ in processes)
@@ -194,19 +215,22 @@ def main() -> None:
         for place in places:
             found[place.kind] = {
                 "lease": acquire_and_release(place, 50 if quick else 300),
-                "hand_over": hand_over(place, WAITERS),
+                "hand_over": hand_over(place, WAITERS, queued=True),
+                "arriving": hand_over(place, WAITERS, queued=False),
             }
         staged = staging(Path(name), 20_000 if quick else 100_000, 2 if quick else 5)
     table = Table(title="median (quartiles)")
     table.add_column("what")
     table.add_column("", justify="right")
     for kind, one in found.items():
-        lease, handed = one["lease"], one["hand_over"]
+        lease = one["lease"]
         trips = f"{lease['round_trips']:g} round trips"
         table.add_row(f"lease on {kind}, acquire and release, ms; {trips}", _text(lease["ms"]))
-        table.add_row(
-            f"hand-over on {kind} among {WAITERS} processes, ms; longest {handed['max_ms']}", _text(handed["ms"])
-        )
+        for what, handed in (("waiting", one["hand_over"]), ("that come at once", one["arriving"])):
+            table.add_row(
+                f"hand-over on {kind} among {WAITERS} processes {what}, ms; longest {handed['max_ms']}",
+                _text(handed["ms"]),
+            )
     for source, speed in staged.items():
         table.add_row(f"staging a {source}, rows/s", _text(speed))
     console.print(table)

@@ -3,7 +3,8 @@
 ``python -m benchmarks.worker --megabytes 200`` starts a worker as a process over an empty DuckDB file, lets it warm up
 with a small delivery, and then sends one of that size in each format, plain and compressed. What counts is how far the
 worker's resident set rises above what it was, as the system tells it (VmHWM, reset before each delivery). It exits with
-1 if that is more than ``--limit`` megabytes.
+1 if that is more than ``--limit`` megabytes. At the end one process takes ``--deliveries`` smaller ones in turn, and is
+measured after each: memory that is never given back would show there.
 """
 
 from __future__ import annotations
@@ -148,11 +149,30 @@ def deliver(url: str, path: Path, kind: str, name: str, *, packed: bool) -> dict
     return dict(answer.json())
 
 
+def over_time(folder: Path, kind: str, megabytes: int, deliveries: int) -> list[float]:
+    """Return the resident set of a fresh worker, in megabytes, after each of several deliveries of one size."""
+    file = folder / f"again.{kind}"
+    write(file, kind, megabytes)
+    folder = folder / f"again-{kind}"
+    folder.mkdir()
+    process, url = start(folder)
+    try:
+        found = []
+        for number in range(deliveries):
+            deliver(url, file, kind, f"again-{number}", packed=False)
+            found.append(memory_mb(process.pid, "VmRSS"))
+        return found
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def main() -> int:
     """Run it; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--limit", type=float, default=150.0)
+    parser.add_argument("--deliveries", type=int, default=20)
     asked = parser.parse_args()
     worst = 0.0
     with tempfile.TemporaryDirectory(prefix="onerow-bench-") as name:
@@ -188,6 +208,10 @@ def main() -> int:
         finally:
             process.kill()
             process.communicate()
+        for kind in ("ndjson", "parquet"):
+            found = over_time(folder, kind, asked.megabytes // 4, asked.deliveries)
+            sizes = ", ".join(f"{one:.0f}" for one in found)
+            print(f"{kind}, {len(found)} deliveries of {asked.megabytes // 4} MB: resident {sizes} MB", flush=True)
     print(f"at most {worst:.0f} MB above what it was; the limit is {asked.limit:g} MB")
     return 0 if worst <= asked.limit else 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 
@@ -12,9 +13,11 @@ from support.nba import IncidentLines, Platform, settings
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch, caplog):
     """Projects of a test are in its own folder, all lines of the log are kept, and no other test gets any."""
-    monkeypatch.setenv(settings.HOME, str(tmp_path / "home"))
-    for name in (settings.PROJECT, settings.DATASET, settings.DATABASE, settings.LOCK_SWITCH):
+    for name in [name for name in os.environ if name.startswith("NBA_PROPS_")]:
+        monkeypatch.delenv(name)
+    for name in (settings.PROJECT, settings.LOCK_SWITCH):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(settings.HOME, str(tmp_path / "home"))
     caplog.set_level(logging.INFO)
     yield
     log = logging.getLogger("onerow")

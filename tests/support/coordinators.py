@@ -41,7 +41,8 @@ class Coordinating:
         @contextmanager
         def lend():
             with onerow.open(settings) as store:
-                hook_store(store, reach or (lambda step: None), lease_s=lease_s)
+                if reach is not None or lease_s is not None:
+                    hook_store(store, reach or (lambda step: None), lease_s=lease_s)
                 self.stores.append(store)
                 yield store
 

@@ -45,9 +45,9 @@ def routes_of(app):
 
 
 @contextlib.contextmanager
-def listening(app):
+def listening(app, port=0):
     """Serve ``app`` on a thread, over real connections, as ``onerow serve`` does; yield its URL."""
-    listener = server.listen("127.0.0.1", 0)
+    listener = server.listen("127.0.0.1", port)
     url, ready = server.url_of(listener), threading.Event()
     running = server.Server(server.config_for(app), on_stop=app.state.drain.begin, on_ready=ready.set)
     thread = threading.Thread(target=lambda: server.serve(app, running, listener))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pyarrow as pa
@@ -138,3 +139,14 @@ def test_a_check_that_cannot_be_evaluated_on_a_row_refuses_the_part():
     assert checks.violations(rows(name=["1"])) == []
     with pytest.raises(PartRefusedError, match="cannot be evaluated"):
         checks.violations(rows(name=["x"]))
+
+
+def test_threads_that_check_at_once_each_see_their_own_rows():
+    def look(number):
+        checks = RowChecks(spec_of(small=f"share < {number}"))
+        shares = rows(share=[float(value) for value in range(20)])
+        return [checks.violations(shares) for _ in range(10)]
+
+    with ThreadPoolExecutor(8) as threads:
+        for number, found in enumerate(threads.map(look, range(16))):
+            assert found == [[(index, "small") for index in range(number, 20)]] * 10

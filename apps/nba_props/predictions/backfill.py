@@ -20,6 +20,8 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -57,8 +59,7 @@ def backfill(project_id: str, season: Season, days: Sequence[dt.date], runs: Seq
         return season
 
     wrong: list[str] = []
-    with open_batch_states(project_id) as batches:
-        dispatch = dispatch_of(Predictor(project_id, found))
+    with open_batch_states(project_id) as batches, closing(dispatch_of(Predictor(project_id, found))) as dispatch:
         coordinator = PredictionCoordinator(batches, found, dispatch, players_per_worker=PLAYERS_PER_WORKER)
         wanted = [(day, run) for day in days for run in runs]
         for day, run in wanted:
@@ -185,8 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [f"{asked.name}{number}" for number in range(1, asked.runs + 1)]
     try:
         season = open_season()
-        days = [day for day in season.dates if asked.since is None or day >= asked.since]
-        days = [day for day in days if season.candidates(day)][: asked.dates]
+        playing = (day for day in season.dates if (not asked.since or day >= asked.since) and season.candidates(day))
+        days = list(islice(playing, asked.dates))
         if asked.join:
             return 1 if backfill(project_id, season, days, runs) else 0
         began_s = time.monotonic()

@@ -28,6 +28,8 @@ OVER: Final = frozenset({"done", "cancelled", "incomplete"})
 PAUSE_S: Final = 0.05
 MAX_TRIES: Final = 3
 """So many failed consolidations are waited for; the batch is tried again all the same, by whoever looks next."""
+LASTING: Final = frozenset({"duplicates", "part_misfit", "row_refused"})
+"""Failures that somebody has to put right first; they are not waited for."""
 
 
 class BatchStateManager:
@@ -88,7 +90,7 @@ class BatchStateManager:
         until_s = time.monotonic() + timeout_s
         while True:
             found = self.status(batch_id)
-            failed = found.state == "failed" and found.tries >= MAX_TRIES
+            failed = found.state == "failed" and (found.tries >= MAX_TRIES or found.error_kind in LASTING)
             if found.state in OVER or failed or time.monotonic() >= until_s:
                 return found
             if not self._work():

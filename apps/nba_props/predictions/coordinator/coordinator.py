@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 COORDINATOR_PORT: Final = 8470
 ASK_AGAIN_EVERY_S: Final = 30.0
+STOP_S: Final = 5.0
 MAX_WAIT_S: Final = 1_500.0
 LOG: Final = logging.getLogger("predictions.coordinator.coordinator")
 
@@ -150,6 +152,8 @@ def create(
                 yield
             finally:
                 stopped.set()
+                await to_thread.run_sync(asking.join, STOP_S)
+                dispatch.close()
 
     app.router.lifespan_context = lifespan
     app.include_router(router)

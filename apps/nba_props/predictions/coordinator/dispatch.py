@@ -57,6 +57,10 @@ class Dispatch(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
 
 class InProcess:
     """Predicts here and now."""
@@ -69,6 +73,9 @@ class InProcess:
     def send(self, request: PredictRequest) -> None:
         """Predict and stage."""
         self._predictor.predict(request)
+
+    def close(self) -> None:
+        """Do nothing: there are no connections."""
 
 
 class OverHttp:
@@ -92,6 +99,10 @@ class OverHttp:
             url = next(self._urls)
         _post(self._client, f"{url.rstrip('/')}/predict", request.model_dump_json(), "the worker")
 
+    def close(self) -> None:
+        """Let go of connections."""
+        self._client.close()
+
 
 class ThroughPubSub:
     """Publishes requests; Pub/Sub pushes them to workers, at least once. For many threads.
@@ -114,6 +125,10 @@ class ThroughPubSub:
         data = base64.b64encode(request.model_dump_json().encode()).decode()
         names = {"batch_id": request.batch_id, "worker_id": request.worker, "game_date": f"{request.game_date}"}
         _post(self._client, self._url, {"messages": [{"data": data, "attributes": names}]}, "Pub/Sub")
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._client.close()
 
 
 class _GoogleToken(httpx.Auth):

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -55,7 +55,7 @@ class PredictionCoordinator:
         batches: the state of batches.
         season: returns the season whose candidates are predicted.
         dispatch: how workers are asked.
-        players_per_worker: how many players one request names.
+        players_per_worker: how many players one request names; None: 40.
     """
 
     def __init__(
@@ -64,15 +64,18 @@ class PredictionCoordinator:
         season: Callable[[], Season],
         dispatch: Dispatch,
         *,
-        players_per_worker: int = PLAYERS_PER_WORKER,
+        players_per_worker: int | None = None,
     ) -> None:
         self.batches = batches
         self._season = season
         self._dispatch = dispatch
-        self._players_per_worker = players_per_worker
+        self._players_per_worker = players_per_worker or PLAYERS_PER_WORKER
 
     def start(self, game_date: dt.date, run: str = "") -> Run:
-        """Open the day's batch and have its players predicted; again with the same ``run`` it is the same batch.
+        """Open the day's batch and have its players predicted.
+
+        Again with the same ``run`` it is the same batch: who has not predicted is asked again, and a consolidation that
+        has failed is tried again at once.
 
         Args:
             game_date: the day.
@@ -91,7 +94,10 @@ class PredictionCoordinator:
         status = self.batches.open_batch(batch_id, expected_workers=count)
         LOG.info("Started batch %s: %d players for %d workers", batch_id, len(candidates), count)
         done = frozenset[str]() if status.created else self.batches.workers_complete(batch_id)
-        return self._ask(batch_id, game_date, candidates, status, done=done)
+        asked = self._ask(batch_id, game_date, candidates, status, done=done)
+        if status.state == "failed":
+            return replace(asked, status=self.batches.consolidate_again(batch_id))
+        return asked
 
     def ask_again(self, batch_id: str) -> Run:
         """Ask those workers of a batch again whose predictions are not there.

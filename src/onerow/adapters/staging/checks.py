@@ -7,6 +7,8 @@ it says of a row depends on the row alone, today and tomorrow, on every engine.
 from __future__ import annotations
 
 import difflib
+import os
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -138,13 +140,10 @@ class RowChecks:
         return sorted((index, self._names[number]) for number, rows in enumerate(found) for index in (rows or ()))
 
     def _connect(self) -> None:
-        """Open an in-memory database that can reach nothing, and try every check on no rows."""
+        """Connect to the database that can reach nothing, and try every check on no rows."""
         import duckdb  # noqa: PLC0415 -- only tables with checks need it here
 
-        self._connection = duckdb.connect(":memory:", config={"threads": 1})
-        self._connection.execute("SET python_enable_replacements = false")
-        self._connection.execute("SET enable_external_access = false")
-        self._connection.execute("SET lock_configuration = true")
+        self._connection = _database(os.getpid()).cursor()
         empty = pa.RecordBatch.from_pylist([], schema=pa.schema([]))
         for name, text in self._spec.checks:
             tree = _parse_named(name, text, self._spec)
@@ -185,6 +184,18 @@ class RowChecks:
         finally:
             self._connection.unregister("part")
         return row
+
+
+@lru_cache(1)
+def _database(process: int) -> Any:  # noqa: ARG001 -- a fork makes its own
+    """Return this process's in-memory database that can reach nothing: making one takes longer than most checks."""
+    import duckdb  # noqa: PLC0415 -- only tables with checks need it here
+
+    connection = duckdb.connect(":memory:", config={"threads": 1})
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
 
 
 def _parse_named(name: str, text: str, spec: TableSpec) -> exp.Expression:

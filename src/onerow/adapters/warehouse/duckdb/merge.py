@@ -295,15 +295,14 @@ class Transaction:
     def verify(self, counts: Mapping[str | None, MergeCounts]) -> None:
         """Read the touched partitions back: one row per key, every staged key there, nothing older, counts add up."""
         seen: dict[str | None, int] = {}
-        keys = 0
+        keys = present = differing = 0
         with _in_any_order(self.connection):
-            self.connection.execute(self.statements["look_back"])
-        for value, found, keys in rows(self.connection, self.statements["verify_keys"]):  # noqa: B007
+            looked = rows(self.connection, self.statements["look_back"])
+        for value, found, keys, present, differing in looked:  # noqa: B007 -- the same in every row but the first two
             seen[partition_name(self.plan.spec, value)] = found
         if keys != sum(seen.values()):
             self._refuse_duplicates()
         self._verify_counts(seen, counts)
-        present, differing = row(self.connection, self.statements["verify_staged"])
         expect("staged keys in the table", present, sum(tally.winners for tally in self.prepared.tallies.values()))
         if differing:
             (older,) = row(self.connection, self.statements["count_older"])

@@ -79,19 +79,18 @@ insert into target ($column_list) select $columns from staged
 where rowid not in (select __onerow_staged from met where newer <> 1);
 
 -- name: look_back
--- The touched partitions as they are now, read once: in a lake every look costs a look into its catalog too.
-create or replace temp table seen as
-select $partition as __onerow_partition, $key_hash as __onerow_key, $order_hash as __onerow_order from touched;
-
--- name: verify_keys
--- Rows of each partition, and different keys in all.
-select __onerow_partition, count(*), (select count(distinct __onerow_key) from seen)
+-- The touched partitions as they are now, read once: in a lake every look costs a look into its catalog too. Rows of
+-- each; and in all, different keys, staged keys that are there, and those of them whose row differs from the staged
+-- winner in the order columns.
+with seen as materialized (
+    select $partition as __onerow_partition, $key_hash as __onerow_key, $order_hash as __onerow_order from touched
+), compared as materialized (
+    select count(*) as present, count(*) filter (where s.__onerow_order <> t.__onerow_order) as differing
+    from staged as s join seen as t on t.__onerow_key = s.__onerow_key
+)
+select __onerow_partition, count(*), (select count(distinct __onerow_key) from seen),
+    (select present from compared), (select differing from compared)
 from seen group by __onerow_partition;
-
--- name: verify_staged
--- Staged keys that are there, and those whose row differs from the staged winner in the order columns.
-select count(*), count(*) filter (where s.__onerow_order <> t.__onerow_order)
-from staged as s join seen as t on t.__onerow_key = s.__onerow_key;
 
 -- name: count_older
 -- Of those that differ, how many stored rows are older than the staged winner: none may be.

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     )
 
 BUSY_TIMEOUT_S: Final = 30.0
-TEMPORARY: Final = ("staged", "losers", "met", "broken_ties", "seen", "held", "latest", "stored")
+TEMPORARY: Final = ("staged", "losers", "met", "broken_ties", "held", "latest", "stored")
 
 CAPABILITIES: Final = Capabilities(
     commit_domain="file",
