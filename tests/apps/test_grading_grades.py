@@ -194,7 +194,7 @@ def test_the_command_grades_and_a_dry_run_writes_nothing(local, capsys, monkeypa
     predicted(local)
     monkeypatch.setattr(module, "_season", lambda: Season(POINTS))
     assert module.main(["--game-date", DATE, "--dry-run"]) == 0
-    assert "7 grades new or changed, would be written" in capsys.readouterr().out
+    assert "7 grades new or changed, would be staged" in capsys.readouterr().out
     assert grades(local) == {}
     assert module.main(["--game-date", DATE, "--project", local.project_id]) == 0
     assert "committed: 7 grades written." in capsys.readouterr().out
@@ -203,14 +203,16 @@ def test_the_command_grades_and_a_dry_run_writes_nothing(local, capsys, monkeypa
     assert "no date" in capsys.readouterr().err
 
 
-def test_grading_on_bigquery(cloud):
+def test_grading_on_bigquery_where_every_version_is_kept(cloud, monkeypatch):
+    monkeypatch.setenv(settings_module.MODE, "versions")
     predicted(cloud, ROWS[:3])
     done = grade_date(cloud.project_id, DATE, season=Season(POINTS), client=cloud.client)
     assert (done.changed, done.consolidation.status, done.consolidation.rows_affected) == (3, "committed", 3)
     again = grade_date(cloud.project_id, DATE, season=Season(POINTS), client=cloud.client)
     assert (again.changed, again.consolidation) == (0, None)
-    assert grades(cloud)["over"] | {"graded_at": None} == {
+    assert settings.settings_of(cloud.project_id).table(settings.GRADES).version_column == "grade_version"
+    assert grades(cloud)["over"] | {"graded_at": None, "grade_version": 1} == {
         **{name: value for name, value in ROWS[0].items() if name != "created_at"},
         "game_date": dt.date.fromisoformat(DATE), "actual_points": 25, "absolute_error": 2.0, "signed_error": 2.0,
-        "is_correct": True, "return_units": WIN, "graded_at": None, "game_id": GAME,
+        "is_correct": True, "return_units": WIN, "graded_at": None, "game_id": GAME, "grade_version": 1,
     }  # fmt: skip
