@@ -109,10 +109,11 @@ class Grading:
 
     def told(self) -> list[str]:
         """Return what people are told."""
-        verb = "would be written" if self.dry_run else "staged"
+        verb = "would be staged" if self.dry_run else "staged"
+        changed = f"{self.changed} grades new or changed, {verb}" if self.changed else "no grade new or changed"
         first = (
             f"{self.game_date}: {self.predictions} predictions, {self.graded} graded ({self.did_not_play} of players "
-            f"who did not play), {self.changed} grades new or changed, {verb}."
+            f"who did not play), {changed}."
         )
         lines = [first]
         if self.without_result:

@@ -27,7 +27,7 @@ from onerow.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USAGE, OnerowError, Pla
 from predictions import settings
 from predictions.grading import confidence
 from predictions.grading.grade import grade_date
-from predictions.grading.metrics import metrics_of, table_of
+from predictions.grading.metrics import metrics_of, read_metrics, table_of
 from predictions.reading import open_reader
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def repair_confidence(asked: Asked) -> Report:
         report = Report(
             "confidence", found.identity, found.rows, [one.to_json() for one in found.tables],
             [line for one in found.tables for line in one.told()], left=found.left_alone,
-            metrics_before=metrics_of(asked.project_id, client=asked.client),
+            metrics_before=read_metrics(reader),
         )  # fmt: skip
         if asked.plan is not None:
             confidence.check_plan(found, asked.plan)
@@ -140,8 +140,8 @@ def repair_confidence(asked: Asked) -> Report:
     _grade_again(asked, found.days, report)
     with open_reader(asked.project_id, asked.client) as reader:
         after = confidence.plan(reader, asked.game_date)
+        report.metrics_after = read_metrics(reader)
     report.after, report.left = [one.to_json() for one in after.tables], after.rows + after.left_alone
-    report.metrics_after = metrics_of(asked.project_id, client=asked.client)
     return report
 
 
