@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import httpx
 import pytest
 
 from support.nba import APP, ROOT
@@ -97,9 +101,27 @@ def test_what_is_copied_is_there_and_reaches_the_builder():
 
 
 @pytest.mark.parametrize("target", ["worker", "coordinator"])
-def test_what_is_started_is_a_module_of_the_image(target):
+def test_what_is_copied_is_enough_to_start(target, tmp_path):
     (command,) = [rest for stage, word, rest in instructions() if (stage, word) == (target, "CMD")]
-    words = command.strip("[]").replace('"', "").replace(" ", "").split(",")
-    assert words[:2] == ["python", "-m"]
-    assert words[2] == f"predictions.{target}.{target}"
-    assert words[3:] == ["--host", "0.0.0.0"]  # noqa: S104 -- all that a container has
+    words = json.loads(command)
+    assert words == ["python", "-m", f"predictions.{target}.{target}", "--host", "0.0.0.0"]  # noqa: S104 -- all of a container
+    app = tmp_path / "app"
+    for stage, word, rest in instructions():
+        if word == "COPY" and stage in {"app", target} and not rest.startswith("--from"):
+            *sources, to = rest.split()
+            shutil.copytree(ROOT / sources[0], app / to, ignore=shutil.ignore_patterns("__pycache__"))
+    environ = {
+        "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join([str(app), str(ROOT / "src")]), "PORT": "0",
+        "NBA_PROPS_HOME": str(tmp_path / "home"), "NBA_PROPS_BEHIND_IAM": "true", "NBA_PROPS_DATA": "generated", "PYTHONUNBUFFERED": "1",
+    }  # fmt: skip
+    with subprocess.Popen(words, env=environ, cwd=app, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as service:
+        try:
+            told = service.stdout.readline()
+            url = re.search(r"takes requests at (http://\S+)", told)
+            assert url, service.communicate(timeout=60)[1]
+            local = url[1].replace("0.0.0.0", "127.0.0.1")  # noqa: S104 -- as it is told
+            assert httpx.get(f"{local}/health", timeout=30).json()["status"] == "ok"
+        finally:
+            service.terminate()
+            service.communicate(timeout=60)
+    assert service.returncode == 0

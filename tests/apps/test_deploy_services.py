@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import datetime as dt
 import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
+import httpx
 import pytest
 import yaml
 from googleapiclient import discovery_cache
 
-from support.nba import APP
+from predictions.serving import access_of
+from support.nba import APP, settings
+from support.predicting import coordinator_of, worker_of
 
 DEPLOY = APP / "deploy"
 SERVICES = sorted((DEPLOY / "services").glob("*.yaml"))
@@ -119,6 +127,43 @@ def test_a_service_is_as_it_should_be(file):
         assert told.get(secret) is None, "secrets come from Secret Manager"
     mounts = {mount["name"] for mount in one["volumeMounts"]}
     assert mounts == {volume["name"] for volume in template["spec"]["volumes"]}
+
+
+@pytest.fixture(scope="module")
+def running():
+    """Both services, reached by others than this machine and let in by IAM, as their descriptions say."""
+    told = {file.stem: environment(container(load(file))) for file in SERVICES}
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as stack:
+        patch.setenv(settings.HOME, home)
+        urls = {}
+        for name, run in ("prediction-worker", worker_of), ("prediction-coordinator", coordinator_of):
+            access = access_of(told[name], host="0.0.0.0")  # noqa: S104 -- all that a container has
+            urls[name] = stack.enter_context(run("local", access=access))
+        yield urls
+
+
+@pytest.mark.parametrize("file", SERVICES, ids=lambda file: file.stem)
+def test_the_probes_are_good_and_others_are_not_let_in(file, running):
+    one, url = container(load(file)), running[file.stem]
+    for probe in one["startupProbe"]["httpGet"], one["livenessProbe"]["httpGet"]:
+        headers = {header["name"]: header["value"] for header in probe.get("httpHeaders", ())}
+        answer = httpx.get(f"{url}{probe['path']}", headers=headers, timeout=30)
+        assert answer.status_code == 200, answer.text
+    assert httpx.get(f"{url}/health/deep", timeout=30).status_code == 401
+
+
+def test_what_the_scheduler_and_pubsub_send_is_understood(running):
+    wire = (DEPLOY / "wire.sh").read_text(encoding="utf-8")
+    body, path = json.loads(re.search(r"--message-body '(.*?)'", wire)[1]), re.search(r"coordinator_url(/\w+)", wire)[1]
+    let_in = {"Authorization": "Bearer whatever IAM has let in"}
+    today = dt.datetime.now(ZoneInfo("America/New_York")).date()
+    answer = httpx.post(f"{running['prediction-coordinator']}{path}", json=body, headers=let_in, timeout=30)
+    assert (answer.status_code, answer.json()["kind"]) == (400, "usage"), answer.text
+    assert f"Nobody is known to play on {today}" in answer.text, "no day was named, and the test's season has no such day"
+    pushed = {"message": {"data": base64.b64encode(b"{}").decode(), "messageId": "1"}, "subscription": "s", "deliveryAttempt": 1}
+    path = re.search(r'--push-endpoint "\$worker_url(/\w+)"', wire)[1]
+    answer = httpx.post(f"{running['prediction-worker']}{path}", json=pushed, headers=let_in, timeout=30)
+    assert (answer.status_code, answer.json()["kind"]) == (422, "invalid_request"), "it goes to the dead letters"
 
 
 def test_a_delivery_is_answered_before_it_comes_again():

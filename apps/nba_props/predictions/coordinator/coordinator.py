@@ -16,6 +16,7 @@ import threading
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Final
+from zoneinfo import ZoneInfo
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
@@ -43,6 +44,7 @@ COORDINATOR_PORT: Final = 8470
 ASK_AGAIN_EVERY_S: Final = 30.0
 STOP_S: Final = 5.0
 MAX_WAIT_S: Final = 1_500.0
+GAMES_ZONE: Final = ZoneInfo("America/New_York")
 LOG: Final = logging.getLogger("predictions.coordinator.coordinator")
 
 router = APIRouter(tags=["predictions"])
@@ -53,7 +55,7 @@ class Start(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    game_date: dt.date
+    game_date: dt.date | None = Field(default=None, description="Left out: today, by the clock of New York.")
     run: str = Field(
         default="",
         max_length=60,
@@ -69,7 +71,7 @@ class Start(BaseModel):
 def start(asked: Start, request: Request, _: Annotated[Caller, Depends(require(Role.WRITE))]) -> Response:
     """Open the day's batch and have its players predicted; it is consolidated when all workers have reported."""
     platform: PredictionCoordinator = request.app.state.platform
-    run = platform.start(asked.game_date, asked.run)
+    run = platform.start(asked.game_date or dt.datetime.now(GAMES_ZONE).date(), asked.run)
     status = platform.batches.wait(run.batch_id, asked.wait_s) if asked.wait_s else run.status
     if status.state == "failed" or (asked.wait_s and status.state in {"incomplete", "cancelled"}):
         return _failed(run, status)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import onerow
 from onerow.errors import DataError
-from predictions import settings
+from predictions import journal, settings
 from predictions.grading.rules import judge
 from predictions.reading import open_reader
 
@@ -167,7 +167,7 @@ def grade_date(
         done = left_behind
         if changed and not dry_run:
             store.stage(settings.GRADES, changed, batch=batch, worker=WORKER)
-            done = store.consolidate(settings.GRADES, batch)
+            done = journal.consolidate(store, settings.GRADES, batch)
     missing: dict[str, int] = {}
     for row in predictions:
         if row["game_id"] not in games:
@@ -187,7 +187,7 @@ def _merge_what_waits(store: Store, batch: str) -> ConsolidationResult | None:
     done = {part_id for part_id, _ in merged}
     if all(part.state != "staged" or part.part_id in done for part in staged):
         return None
-    return store.consolidate(settings.GRADES, batch)
+    return journal.consolidate(store, settings.GRADES, batch)
 
 
 def _read(reader: Reader, day: dt.date) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
