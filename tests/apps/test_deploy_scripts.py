@@ -281,6 +281,7 @@ def test_wiring_makes_what_is_missing_and_changes_what_is_there(cloud):
     } <= grants
     assert "image: registry/coordinator:7\n" in (cloud.folder / "prediction-grading.yaml").read_text()
     scheduled = [call for call in cloud.calls if call[1:5] == ["scheduler", "jobs", "create", "http"]]
+    assert all("--headers" in call for call in scheduled)
     assert all(("--oidc-service-account-email" in call) != ("--oauth-service-account-email" in call) for call in scheduled)
 
     cloud.answers.clear()
@@ -288,7 +289,9 @@ def test_wiring_makes_what_is_missing_and_changes_what_is_there(cloud):
     done = cloud.run(DEPLOY / "wire.sh", "--project-id", PROJECT)
     assert done.returncode == 0, done.stderr
     assert not [call for call in cloud.calls if "create" in call], "all of it is there"
-    assert [call[5] for call in cloud.calls if call[1:5] == ["scheduler", "jobs", "update", "http"]] == [
+    changed = [call for call in cloud.calls if call[1:5] == ["scheduler", "jobs", "update", "http"]]
+    assert all("--update-headers" in call and "--headers" not in call for call in changed), "gcloud calls it otherwise then"
+    assert [call[5] for call in changed] == [
         "predictions-daily", "predictions-retry", "grading-daily", "quality-check-daily",
     ]  # fmt: skip
 

@@ -73,5 +73,5 @@ done
 if [ -z "$dry_run" ]; then
   echo "Put player_box_scores.csv and points_lines.csv into $data, as often as they change."
   echo "Put the address of the Slack webhook into the secret: gcloud secrets versions add slack-webhook" \
-    "--project $project --data-file -"
+    "--project $project --data-file=-"
 fi

@@ -75,16 +75,15 @@ done
 # The schedule, by the clock of New York. The coordinator takes today's games. The retry may overlap the
 # first run: nothing is doubled by that.
 schedule() {
-  local name="$1" verb=create
+  local name="$1" verb=create headers=--headers
   shift
   if exists gcloud scheduler jobs describe "$name" --project "$project" --location "$region"; then
-    verb=update
+    verb=update headers=--update-headers
   fi
   run gcloud scheduler jobs "$verb" http "$name" --project "$project" --location "$region" \
-    --time-zone America/New_York --http-method POST "$@"
+    --time-zone America/New_York --http-method POST "$headers" Content-Type=application/json "$@"
 }
-to_coordinator=(--uri "$coordinator_url/start" --headers Content-Type=application/json
-  --message-body '{"wait_s": 840}'
+to_coordinator=(--uri "$coordinator_url/start" --message-body '{"wait_s": 840}'
   --oidc-service-account-email "$invoker" --oidc-token-audience "$coordinator_url" --attempt-deadline 900s
   --max-retry-attempts 3)
 starts="https://run.googleapis.com/v2/projects/$project/locations/$region/jobs"
