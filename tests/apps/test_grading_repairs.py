@@ -11,7 +11,6 @@ import pytest
 
 import onerow
 from incident.sides import in_the_middle
-from predictions.grading import grade as grading
 from predictions.grading import repair
 from predictions.grading.grade import grade_date
 from predictions.grading.repair import Asked, repair_confidence, repair_duplicates
@@ -135,7 +134,7 @@ def test_values_that_nobody_can_know_are_told_and_left_alone(local, capsys, monk
     filled(local)
     run(local, f"update {PREDICTIONS} set confidence = -3 where player_lookup = 'c'")
     run(local, f"update {PREDICTIONS} set confidence = 'nan' where player_lookup = 'd'")
-    monkeypatch.setattr(grading, "_season", lambda: SEASON)
+    monkeypatch.setattr(repair, "season_of_the_platform", lambda: SEASON)
     assert repair.main(["confidence", "--apply"]) == 3
     printed = capsys.readouterr()
     assert f"{settings.TABLE}: 2 values below 0 or above 100, which are left alone, first c17, d17." in printed.out
@@ -147,7 +146,7 @@ def test_values_that_nobody_can_know_are_told_and_left_alone(local, capsys, monk
 
 def test_a_plan_that_no_longer_fits_is_refused(local, capsys, monkeypatch, filled):
     filled(local)
-    monkeypatch.setattr(grading, "_season", lambda: SEASON)
+    monkeypatch.setattr(repair, "season_of_the_platform", lambda: SEASON)
     assert repair.main(["confidence", "--json"]) == 3
     plan = json.loads(capsys.readouterr().out)["plan"]
     run(local, f"update {PREDICTIONS} set confidence = 64 where player_lookup = 'b'")
@@ -242,7 +241,7 @@ def test_copies_of_versions_are_removed(monkeypatch, capsys, filled):
     platform = Platform(settings.LOCAL)
     filled(platform, percent=(), graded=())
     query(platform.project_id, f"insert into {PREDICTIONS} select * from {PREDICTIONS} where player_lookup = 'a'")
-    monkeypatch.setattr(grading, "_season", lambda: SEASON)
+    monkeypatch.setattr(repair, "season_of_the_platform", lambda: SEASON)
     assert repair.main(["duplicates"]) == 3
     printed = capsys.readouterr().out
     assert f"{settings.TABLE}: 1 keys stand more than once, 1 rows too many on 1 dates." in printed
