@@ -168,6 +168,21 @@ def test_a_grade_is_newer_than_the_one_it_has_seen_whatever_the_clocks_say(local
     assert grades(local)["over"]["is_correct"] is False
 
 
+def test_a_grader_that_was_slow_does_not_undo_what_a_later_one_knew(local):
+    predicted(local)
+
+    class Slow(Season):
+        def results(self, day):
+            found = super().results(day)
+            assert grade_date(local.project_id, DATE, season=Season({**POINTS, "over": 20})).changed == 7
+            return found
+
+    slow = grade_date(local.project_id, DATE, season=Slow(POINTS))
+    assert slow.consolidation.status == "committed"
+    assert slow.consolidation.partitions[0].rows_superseded == 7
+    assert (grades(local)["over"]["is_correct"], grades(local)["over"]["actual_points"]) == (False, 20)
+
+
 def test_of_duplicates_in_the_predictions_the_newest_is_graded(local):
     predicted(local)
     inject_duplicate_predictions(None, local.project_id, DATE, count=7)
