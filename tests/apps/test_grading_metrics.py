@@ -56,8 +56,10 @@ def check_metrics(platform):
     assert metrics_of(platform.project_id, until=dt.date(2026, 1, 16), client=platform.client) == ()
 
 
-def test_a_system_is_measured_by_its_grades(local, capsys, monkeypatch):
+@pytest.mark.parametrize("mode", ["upsert", "versions"])
+def test_a_system_is_measured_by_its_grades(mode, local, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv(settings.MODE, mode)
     check_metrics(graded(local))
     assert metrics.main(["--game-date", DATE]) == 0
     printed = " ".join(capsys.readouterr().out.split())

@@ -140,7 +140,7 @@ def grade_date(
         project_id: ``local``, a folder, or a project of Google Cloud (see ``predictions.settings``).
         game_date: the date.
         client: of BigQuery; None: one is made where it is needed.
-        season: has the results; None: the season that ``predictions.season`` finds.
+        season: has the results, as they are now; None: the season that ``predictions.season`` finds.
         dry_run: stage nothing, and tell what would be staged.
 
     Returns:
@@ -153,13 +153,13 @@ def grade_date(
     """
     begun = dt.datetime.now(dt.UTC)
     day = game_date if isinstance(game_date, dt.date) else _date(game_date)
-    found = (season or _season()).results(day)
     with settings.open_store(project_id) as store:
         batch = f"grades_{day}"
         left_behind = None if dry_run else _merge_what_waits(store, batch)
         with open_reader(project_id, client) as reader:
-            predictions, stored = _read(reader, day)
-        points = _points(found)
+            stored = reader.rows(_GRADES, day=day)  # first: what is read behind it is newer than what it was made of
+            points = _points((season or season_of_the_platform()).results(day))
+            predictions = _read(reader, day)
         games = {game for (game, _), actual in points.items() if actual is not None}
         playable = [row for row in predictions if row["game_id"] in games]
         made = [_grade(row, points.get((row["game_id"], row["player_lookup"]))) for row in playable]
@@ -190,8 +190,8 @@ def _merge_what_waits(store: Store, batch: str) -> ConsolidationResult | None:
     return journal.consolidate(store, settings.GRADES, batch)
 
 
-def _read(reader: Reader, day: dt.date) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the newest prediction of each key, and the grades that are there.
+def _read(reader: Reader, day: dt.date) -> list[dict[str, Any]]:
+    """Return the newest prediction of each key.
 
     Raises:
         DataError: confidences are no shares.
@@ -203,7 +203,7 @@ def _read(reader: Reader, day: dt.date) -> tuple[list[dict[str, Any]], list[dict
             f"{wrong} predictions of {day} have a confidence that is no share from 0 to 1; nothing was graded.",
             hint=f"Look at them with: python -m predictions.grading.repair confidence --game-date {day}",
         )
-    return predictions, reader.rows(_GRADES, day=day)
+    return predictions
 
 
 def _points(found: Iterable[Outcome]) -> dict[tuple[str, str], int | None]:
@@ -251,7 +251,12 @@ def _date(text: str) -> dt.date:
         raise onerow.UsageError(f"{text!r} is no date.", hint="Write it as 2026-01-17.") from error
 
 
-def _season() -> Results:
+def season_of_the_platform() -> Results:
+    """Return the season that ``predictions.season`` finds; reading it takes seconds.
+
+    Raises:
+        UsageError: its files are not what they should be.
+    """
     from predictions.season import open_season  # noqa: PLC0415 -- callers that bring their own need none
 
     return open_season()
@@ -266,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     worst = 0
     try:
-        season = _season()
+        season = season_of_the_platform()
         for text in asked.game_date:
             done = grade_date(settings.project_of(asked.project), text, season=season, dry_run=asked.dry_run)
             sys.stdout.write("\n".join(done.told()) + "\n")
