@@ -10,7 +10,6 @@ import pytest
 
 import onerow
 from onerow.services.store import Store
-from predictions import settings as settings_module
 from predictions.grading import grade as module
 from predictions.grading.grade import grade_date
 from predictions.grading.rules import LOSS, PUSH, WIN, judge
@@ -62,8 +61,14 @@ def test_of_a_player_who_did_not_play_nothing_is_known():
 @pytest.fixture(params=["upsert", "versions"])
 def platform(request, monkeypatch):
     """The embedded default in both modes of the tables."""
-    monkeypatch.setenv(settings_module.MODE, request.param)
+    monkeypatch.setenv(settings.MODE, request.param)
     return Platform(settings.LOCAL)
+
+
+def test_a_mode_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv(settings.MODE, "events")
+    with pytest.raises(onerow.ConfigurationError, match="upsert, or versions"):
+        settings.settings_of(settings.LOCAL)
 
 
 def predicted(platform, rows=ROWS, batch="b"):
@@ -101,8 +106,10 @@ def test_predictions_are_graded_once_and_again_only_where_something_is_new(platf
     corrected = grade_date(platform.project_id, DATE, season=Season({**POINTS, "under": 24}))
     assert corrected.changed == 1
     assert grades(platform)["under"]["is_correct"] is True
-    every = stored(platform, raw=True)
-    assert len(every) == (9 if settings_module.settings_of(platform.project_id).table(settings.GRADES).mode == "versions" else 7)
+    kept = {table: len(stored(platform, table, raw=True)) for table in (settings.TABLE, settings.GRADES)}
+    versions = settings.settings_of(platform.project_id).table(settings.GRADES).mode == "versions"
+    assert kept == ({settings.TABLE: 8, settings.GRADES: 9} if versions else {settings.TABLE: 7, settings.GRADES: 7})
+    assert len(stored(platform, settings.TABLE)) == 7, "what is read is the newest"
     with settings.open_store(platform.project_id) as store:
         assert all(report.clean for report in store.check())
 
@@ -192,7 +199,7 @@ def test_a_consolidation_that_fails_is_told_and_loses_nothing(local, monkeypatch
 
 def test_the_command_grades_and_a_dry_run_writes_nothing(local, capsys, monkeypatch):
     predicted(local)
-    monkeypatch.setattr(module, "_season", lambda: Season(POINTS))
+    monkeypatch.setattr(module, "season_of_the_platform", lambda: Season(POINTS))
     assert module.main(["--game-date", DATE, "--dry-run"]) == 0
     assert "7 grades new or changed, would be staged" in capsys.readouterr().out
     assert grades(local) == {}
@@ -203,8 +210,24 @@ def test_the_command_grades_and_a_dry_run_writes_nothing(local, capsys, monkeypa
     assert "no date" in capsys.readouterr().err
 
 
+def test_predictions_of_the_platforms_season_are_graded(local, monkeypatch, capsys):
+    monkeypatch.setenv("NBA_PROPS_DATA", "generated:3")
+    season = module.season_of_the_platform()
+    day = season.dates[20]
+    results = [one for one in season.results(day) if one.points is not None][:3]
+    rows = [
+        prediction(one.player_lookup, day=str(day), game_id=one.game_id, line=f"{one.points}.5", side="UNDER")
+        for one in results
+    ]
+    local.stage(rows)
+    assert local.consolidate(day=str(day)).success
+    assert module.main(["--game-date", str(day)]) == 0
+    assert "3 predictions, 3 graded (0 of players who did not play)" in capsys.readouterr().out
+    assert [row["is_correct"] for row in grades(local).values()] == [True, True, True]
+
+
 def test_grading_on_bigquery_where_every_version_is_kept(cloud, monkeypatch):
-    monkeypatch.setenv(settings_module.MODE, "versions")
+    monkeypatch.setenv(settings.MODE, "versions")
     predicted(cloud, ROWS[:3])
     done = grade_date(cloud.project_id, DATE, season=Season(POINTS), client=cloud.client)
     assert (done.changed, done.consolidation.status, done.consolidation.rows_affected) == (3, "committed", 3)

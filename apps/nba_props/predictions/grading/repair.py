@@ -26,7 +26,7 @@ from onerow.bootstrap import holder_name
 from onerow.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USAGE, OnerowError, PlanOutdatedError, gravest
 from predictions import settings
 from predictions.grading import confidence
-from predictions.grading.grade import grade_date
+from predictions.grading.grade import grade_date, season_of_the_platform
 from predictions.grading.metrics import metrics_of, read_metrics, table_of
 from predictions.reading import open_reader
 
@@ -211,10 +211,12 @@ def _told(one: RepairPlan) -> list[str]:
 
 
 def _grade_again(asked: Asked, days: Iterable[dt.date], report: Report) -> None:
-    """Grade dates again of which predictions have changed; what has no grade and no result stays as it is."""
+    """Grade dates again of which predictions have changed; what has no result stays as it is."""
+    season = asked.season
     for day in sorted(days):
         try:
-            done = grade_date(asked.project_id, day, client=asked.client, season=asked.season)
+            season = season or season_of_the_platform()
+            done = grade_date(asked.project_id, day, client=asked.client, season=season)
         except OnerowError as error:
             report.failed(f"grading {day} again", error)
             continue
