@@ -19,7 +19,7 @@ import pytest
 import onerow
 from onerow.core.results import ConsolidationResult, PartitionResult
 from predictions.testing import inject_duplicate_predictions, query
-from support.gcloud import Cloud
+from support.gcloud import Cloud, described_lock
 from support.nba import APP, BATCH, DATE, Platform, rows_of, settings
 
 RUNBOOK = (APP / "docs/runbook.md").read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ class Stage:
         for question, answer in {
             "status.latestCreatedRevisionName": "r-4", "status.latestReadyRevisionName": "r-4", "status.url": "https://it.example",
             "print-identity-token": "token", "creationTimestamp)": made, "status.traffic[0].revisionName": "r-4",
-            "revisions list": "r-4\\nr-3", "--flatten spec.template": "true", "curl": "{}",
+            "revisions list": "r-4\\nr-3", "--format json": described_lock("true"), "curl": "{}",
         }.items():  # fmt: skip
             self.cloud.answer(question, f"{answer}\\n")
 

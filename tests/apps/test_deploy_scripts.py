@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.gcloud import Cloud
+from support.gcloud import Cloud, described_lock
 from support.nba import APP
 
 DEPLOY = APP / "deploy"
@@ -226,15 +226,18 @@ def test_rolling_back_without_a_revision_to_go_to_does_nothing(cloud):
 
 
 def test_the_lock_is_switched_without_a_build(cloud):
-    cloud.answer("--flatten", "false\\n")
+    cloud.answer("--format json", described_lock("false"))
     done = cloud.run(DEPLOY / "lock_switch.sh", "off", "--project-id", PROJECT)
     assert done.returncode == 0, done.stderr
     assert cloud.calls[0] == ["gcloud", "run", "services", "update", "prediction-coordinator", *AT, "--update-env-vars", "CONSOLIDATION_LOCK_ENABLED=false"]
     assert "THE CONSOLIDATION LOCK IS OFF" in done.stdout
     cloud.answers.clear()
-    cloud.answer("--flatten", "true\\n")
+    cloud.answer("--format json", described_lock("true"))
     done = cloud.run(DEPLOY / "lock_switch.sh", "on", "--project-id", PROJECT)
     assert (cloud.calls[0][-1], done.stdout) == ("CONSOLIDATION_LOCK_ENABLED=true", "The consolidation lock is on.\n")
+    cloud.answers.clear()
+    cloud.answer("--format json", "no JSON")
+    assert cloud.run(DEPLOY / "lock_switch.sh", "show", "--project-id", PROJECT).returncode == 1, "not seen is not on"
     cloud.answers.clear()
     cloud.answer("services update", "PERMISSION_DENIED", 1)
     done = cloud.run(DEPLOY / "lock_switch.sh", "off", "--project-id", PROJECT)

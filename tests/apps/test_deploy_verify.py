@@ -9,6 +9,7 @@ import pytest
 from google.api_core import exceptions as google
 
 from deploy import verify_deployment as verify
+from onerow.adapters.bigquery.errors import map_error
 from onerow.adapters.locks import firestore_errors
 from onerow.core.results import ConsolidationResult, PartitionResult
 from predictions.testing import inject_duplicate_predictions
@@ -96,7 +97,9 @@ def test_commits_that_the_journal_does_not_know_are_not_judged(local):
 
 
 def test_more_than_a_tenth_of_failed_lock_acquisitions_is_rollback(local):
-    day = consolidated(local, 9)
+    day = consolidated(local)
+    for number in range(8):
+        journal(local, token=1, batch=f"good{number}")
 
     def fail(batch):
         local.stage(rows_of(2, day=day, number=1), batch=batch)
@@ -132,19 +135,32 @@ def test_durations(local):
     assert (verdicts["slow consolidations"], code) == ("roll_back", verify.ROLL_BACK)
 
 
+def of_firestore(error):
+    return firestore_errors.failure(error, "write a document", project="p", database="(default)")
+
+
 REFUSALS = {
-    "permission": google.PermissionDenied("Missing or insufficient permissions."),
-    "quota": google.ResourceExhausted("Quota exceeded."),
+    "permission of Firestore": (of_firestore(google.PermissionDenied("Missing or insufficient permissions.")), "1 of permission, 0 of quota"),
+    "quota of Firestore": (of_firestore(google.ResourceExhausted("Quota exceeded.")), "0 of permission, 1 of quota"),
+    "permission of BigQuery": (
+        map_error(google.Forbidden("Access Denied: Table p:d.t", errors=[{"reason": "accessDenied"}]), "The MERGE failed"),
+        "1 of permission, 0 of quota",
+    ),
+    "quota of BigQuery": (
+        map_error(google.Forbidden("Quota exceeded: jobs", errors=[{"reason": "quotaExceeded"}]), "A part cannot be staged"),
+        "0 of permission, 1 of quota",
+    ),
 }
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_errors_of_quota_and_permission_are_rollback(local, refusal):
+    error, found = REFUSALS[refusal]
     consolidated(local)
-    error = firestore_errors.failure(REFUSALS[refusal], "write a document", project="p", database="(default)")
     journal(local, status="failed", error=error.message, error_kind=error.kind)
-    verdicts, code = seen(local)
-    assert (verdicts["quota and permission errors"], code) == ("roll_back", verify.ROLL_BACK)
+    judged = verify.judge("local", verify.gather("local", hours_ago(1)))
+    (told,) = [one for one in judged.criteria if one.name == "quota and permission errors"]
+    assert (told.verdict, told.found, judged.exit_code) == ("roll_back", found, verify.ROLL_BACK)
 
 
 def test_lines_of_the_logs_are_looked_at_too(local, tmp_path, capsys):

@@ -56,7 +56,7 @@ BLOCK = re.compile(
 
 
 def documents() -> list[Path]:
-    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / "apps").glob("*/README.md")]
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / "apps").rglob("*.md")]
 
 
 def run_aside(words: str, folder: Path, request: pytest.FixtureRequest) -> None:

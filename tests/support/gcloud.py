@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import stat
@@ -23,6 +24,12 @@ while IFS=$'\\t' read -r pattern code text; do
   fi
 done <"$ANSWERS"
 """
+
+
+def described_lock(value):
+    """Return a service's description as ``gcloud ... --format json`` gives it, with the switch of the lock."""
+    entry = {"name": "CONSOLIDATION_LOCK_ENABLED", "value": value}
+    return json.dumps({"spec": {"template": {"spec": {"containers": [{"env": [{"name": "X", "value": "1"}, entry]}]}}}})
 
 
 class Cloud:

@@ -20,18 +20,21 @@ case "$switch" in
 esac
 shift
 no_more_words "$@"
-need gcloud
+need gcloud python3
 service=prediction-coordinator
 if [ -n "$value" ]; then
   run gcloud run services update "$service" --project "$project" --region "$region" \
     --update-env-vars "CONSOLIDATION_LOCK_ENABLED=$value"
   [ -z "$dry_run" ] || exit 0
 fi
-now="$(ask true gcloud run services describe "$service" --project "$project" --region "$region" \
-  --flatten 'spec.template.spec.containers[0].env' \
-  --filter 'spec.template.spec.containers[0].env.name:CONSOLIDATION_LOCK_ENABLED' \
-  --format 'value(spec.template.spec.containers[0].env.value)')"
+described="$(ask '{}' gcloud run services describe "$service" --project "$project" --region "$region" --format json)"
 [ -z "$dry_run" ] || exit 0
+now="$(python3 -c '
+import json, sys
+for entry in json.load(sys.stdin)["spec"]["template"]["spec"]["containers"][0].get("env", []):
+    if entry["name"] == "CONSOLIDATION_LOCK_ENABLED":
+        print(entry.get("value", ""))
+' <<<"$described")"
 case "$now" in
   true|"") echo "The consolidation lock is on." ;;
   *) echo "THE CONSOLIDATION LOCK IS OFF. Turn it on again: $0 on --project-id $project --region $region" ;;

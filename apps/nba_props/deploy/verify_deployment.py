@@ -25,7 +25,8 @@ from predictions import settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from onerow import Store
+    from onerow import ConsolidationResult, Store
+    from onerow.core.results import PartitionResult
     from onerow.ports.warehouse import HistoryEntry
     from onerow.services.checker import CheckReport
     from onerow.services.runs import RunEntry
@@ -48,7 +49,9 @@ FEW_ACQUISITIONS: Final = 10
 UNJOURNALED: Final = 0.1
 """The share of commits that may miss in the journal: of processes that were killed right after their commit."""
 
-_OF_SERVICES: Final = frozenset({"warehouse", "lock_store", "staging", "retries_exhausted", "outcome_unknown"})
+_OF_SERVICES: Final = frozenset(
+    {"warehouse", "warehouse_busy", "lock_store", "staging", "retries_exhausted", "outcome_unknown"}
+)
 """Kinds of errors that a service's answer may be behind."""
 
 _QUOTA: Final = re.compile(r"quota|rate ?limit|resource_exhausted|too many requests", re.IGNORECASE)
@@ -274,14 +277,18 @@ def _failed(runs: Iterable[RunEntry]) -> Criterion:
 def _refusals(runs: Iterable[RunEntry], log_lines: Sequence[str], *, known: bool) -> Criterion:
     """Errors of quota and permission: of consolidations, and in the lines of the services' logs."""
     name = "quota and permission errors"
-    errors = [part.error or "" for run in runs for part in run.result.partitions if part.error_kind in _OF_SERVICES]
-    errors += [run.result.error or "" for run in runs if run.result.error_kind in _OF_SERVICES]
-    errors += log_lines
+    errors = [text for run in runs for text in _errors(run)] + list(log_lines)
     denied = sum(1 for text in errors if _DENIED.search(text))
     quota = sum(1 for text in errors if _QUOTA.search(text) and not _DENIED.search(text))
     if denied or quota:
         return Criterion(name, "roll_back", f"{denied} of permission, {quota} of quota", "onerow doctor")
     return Criterion(name, "good" if known else "unknown", "none" if known else "the journal could not be read")
+
+
+def _errors(run: RunEntry) -> set[str]:
+    """Return what services have answered in a consolidation, each text once."""
+    told: list[ConsolidationResult | PartitionResult] = [run.result, *run.result.partitions]
+    return {one.error or "" for one in told if one.error_kind in _OF_SERVICES}
 
 
 def _lock_in_use(seen: Evidence) -> Criterion:
