@@ -75,7 +75,7 @@ class Stage:
         for question, answer in {
             "status.latestCreatedRevisionName": "r-4", "status.latestReadyRevisionName": "r-4", "status.url": "https://it.example",
             "print-identity-token": "token", "creationTimestamp)": made, "status.traffic[0].revisionName": "r-4",
-            "revisions list": "r-4\\nr-3", "--format json": described_lock("true"), "curl": "{}",
+            "revisions list": "r-4\\nr-3", "us-central1 --format json": described_lock("true"), "curl": "{}",
         }.items():  # fmt: skip
             self.cloud.answer(question, f"{answer}\\n")
 
