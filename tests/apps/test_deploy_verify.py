@@ -81,6 +81,8 @@ def test_what_was_not_seen_is_no_pass(local, capsys):
             log.unlink()
         verdicts, code = seen(local)
         assert (verdicts[blinded], code) == ("unknown", verify.NOT_JUDGED), name
+        if blinded == "duplicates":
+            assert verdicts["other findings"] == "unknown"
         file.write_bytes(whole)
     assert seen(local)[1] == verify.HEALTHY
     assert verify.main(["--project-id", "No Project", "--deployed-at", "2026-01-01"]) == verify.NOT_JUDGED

@@ -220,6 +220,9 @@ def _duplicates(seen: Evidence, limits: Limits) -> Criterion:
 
 
 def _other_findings(seen: Evidence) -> Criterion:
+    unseen = [report.table for report in seen.checks if report.result is None]
+    if unseen:
+        return Criterion("other findings", "unknown", f"{', '.join(unseen)} could not be checked", "onerow doctor")
     findings = [finding for report in seen.checks if report.result for finding in report.result.findings]
     if not findings:
         return Criterion("other findings", "good", "none")
