@@ -16,6 +16,7 @@ import threading
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Final
+from zoneinfo import ZoneInfo
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
@@ -53,7 +54,7 @@ class Start(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    game_date: dt.date
+    game_date: dt.date | None = Field(default=None, description="Left out: today, by the clock of New York.")
     run: str = Field(
         default="",
         max_length=60,
@@ -69,7 +70,7 @@ class Start(BaseModel):
 def start(asked: Start, request: Request, _: Annotated[Caller, Depends(require(Role.WRITE))]) -> Response:
     """Open the day's batch and have its players predicted; it is consolidated when all workers have reported."""
     platform: PredictionCoordinator = request.app.state.platform
-    run = platform.start(asked.game_date, asked.run)
+    run = platform.start(asked.game_date or todays_games(), asked.run)
     status = platform.batches.wait(run.batch_id, asked.wait_s) if asked.wait_s else run.status
     if status.state == "failed" or (asked.wait_s and status.state in {"incomplete", "cancelled"}):
         return _failed(run, status)
@@ -92,6 +93,11 @@ def status_of_batches(
         prefix = "" if game_date is None else f"{game_date:%Y%m%d}_"
         found = [one for one in platform.batches.batches() if one.batch.startswith(prefix)]
     return JSONResponse({"batches": [{**_told(one), "missing": list(platform.missing(one))} for one in found]})
+
+
+def todays_games() -> dt.date:
+    """Return the date that today's games are known by: New York's, also while it is tomorrow in Europe."""
+    return dt.datetime.now(ZoneInfo("America/New_York")).date()
 
 
 def _told(status: BatchStatus) -> dict[str, Any]:

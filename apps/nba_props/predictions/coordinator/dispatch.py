@@ -16,8 +16,8 @@ from onerow.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from predictions.worker.predict_request import PredictRequest
     from predictions.worker.predictor import Predictor
-    from predictions.worker.requests import PredictRequest
 
 WORKERS: Final = "NBA_PROPS_WORKERS"
 TOPIC: Final = "NBA_PROPS_TOPIC"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from onerow import OnerowError, UsageError
 from predictions.coordinator.dispatch import DispatchError
-from predictions.worker.requests import PredictRequest
+from predictions.worker.predict_request import PredictRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
