@@ -10,7 +10,6 @@ import pytest
 
 import onerow
 from onerow.services.store import Store
-from predictions import settings as settings_module
 from predictions.grading import grade as module
 from predictions.grading.grade import grade_date
 from predictions.grading.rules import LOSS, PUSH, WIN, judge
@@ -62,8 +61,14 @@ def test_of_a_player_who_did_not_play_nothing_is_known():
 @pytest.fixture(params=["upsert", "versions"])
 def platform(request, monkeypatch):
     """The embedded default in both modes of the tables."""
-    monkeypatch.setenv(settings_module.MODE, request.param)
+    monkeypatch.setenv(settings.MODE, request.param)
     return Platform(settings.LOCAL)
+
+
+def test_a_mode_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv(settings.MODE, "events")
+    with pytest.raises(onerow.ConfigurationError, match="upsert, or versions"):
+        settings.settings_of(settings.LOCAL)
 
 
 def predicted(platform, rows=ROWS, batch="b"):
@@ -101,15 +106,17 @@ def test_predictions_are_graded_once_and_again_only_where_something_is_new(platf
     corrected = grade_date(platform.project_id, DATE, season=Season({**POINTS, "under": 24}))
     assert corrected.changed == 1
     assert grades(platform)["under"]["is_correct"] is True
-    every = stored(platform, raw=True)
-    assert len(every) == (9 if settings_module.settings_of(platform.project_id).table(settings.GRADES).mode == "versions" else 7)
+    kept = {table: len(stored(platform, table, raw=True)) for table in (settings.TABLE, settings.GRADES)}
+    versions = settings.settings_of(platform.project_id).table(settings.GRADES).mode == "versions"
+    assert kept == ({settings.TABLE: 8, settings.GRADES: 9} if versions else {settings.TABLE: 7, settings.GRADES: 7})
+    assert len(stored(platform, settings.TABLE)) == 7, "what is read is the newest"
     with settings.open_store(platform.project_id) as store:
         assert all(report.clean for report in store.check())
 
 
-def test_a_game_without_a_result_is_told_and_graded_when_it_has_one(platform, caplog):
-    predicted(platform, [prediction("early"), prediction("late", game_id=LATER_GAME)])
-    done = grade_date(platform.project_id, DATE, season=Season({"early": 30}))
+def test_a_game_without_a_result_is_told_and_graded_when_it_has_one(local, caplog):
+    predicted(local, [prediction("early"), prediction("late", game_id=LATER_GAME)])
+    done = grade_date(local.project_id, DATE, season=Season({"early": 30}))
     assert (done.graded, done.without_result) == (1, {LATER_GAME: 1})
     assert f"Not graded, their games have no result yet: {LATER_GAME} (1)." in caplog.messages
 
@@ -117,16 +124,16 @@ def test_a_game_without_a_result_is_told_and_graded_when_it_has_one(platform, ca
         def results(self, day):
             return [*super().results(day), *(type(one)(day, LATER_GAME, "late", None) for one in super().results(day))]
 
-    assert grade_date(platform.project_id, DATE, season=NobodyHasPlayed({"early": 30})).without_result == {LATER_GAME: 1}
-    assert len(grades(platform)) == 1
-    nothing = grade_date(platform.project_id, "2026-01-18", season=Season({}))
+    assert grade_date(local.project_id, DATE, season=NobodyHasPlayed({"early": 30})).without_result == {LATER_GAME: 1}
+    assert len(grades(local)) == 1
+    nothing = grade_date(local.project_id, "2026-01-18", season=Season({}))
     assert (nothing.predictions, nothing.success, nothing.exit_code) == (0, True, 0)
 
 
 def test_graders_at_once_make_one_grade_a_key(platform):
     predicted(platform)
-    with ThreadPoolExecutor(4) as threads:
-        done = [threads.submit(grade_date, platform.project_id, DATE, season=Season(POINTS)) for _ in range(4)]
+    with ThreadPoolExecutor(3) as threads:
+        done = [threads.submit(grade_date, platform.project_id, DATE, season=Season(POINTS)) for _ in range(3)]
         assert all(one.result().success for one in done)
     assert sorted(grades(platform)) == sorted(row["prediction_id"] for row in ROWS)
     assert grade_date(platform.project_id, DATE, season=Season(POINTS)).changed == 0
@@ -134,8 +141,8 @@ def test_graders_at_once_make_one_grade_a_key(platform):
         assert store.check(settings.GRADES)[0].result.duplicate_keys == 0
 
 
-def test_what_a_crash_has_left_in_staging_is_merged_by_the_next_run(platform, monkeypatch):
-    predicted(platform)
+def test_what_a_crash_has_left_in_staging_is_merged_by_the_next_run(local, monkeypatch):
+    predicted(local)
     consolidate = Store.consolidate
 
     def killed(store, table, batch, **options):
@@ -146,11 +153,11 @@ def test_what_a_crash_has_left_in_staging_is_merged_by_the_next_run(platform, mo
     with monkeypatch.context() as patched:
         patched.setattr(Store, "consolidate", killed)
         with pytest.raises(KeyboardInterrupt):
-            grade_date(platform.project_id, DATE, season=Season(POINTS))
-    assert grades(platform) == {}
-    done = grade_date(platform.project_id, DATE, season=Season(POINTS))
+            grade_date(local.project_id, DATE, season=Season(POINTS))
+    assert grades(local) == {}
+    done = grade_date(local.project_id, DATE, season=Season(POINTS))
     assert (done.changed, done.consolidation.rows_affected) == (0, 7), "the part of the killed run was merged"
-    assert len(grades(platform)) == 7
+    assert len(grades(local)) == 7
 
 
 def test_a_grade_is_newer_than_the_one_it_has_seen_whatever_the_clocks_say(local):
@@ -192,9 +199,9 @@ def test_a_consolidation_that_fails_is_told_and_loses_nothing(local, monkeypatch
 
 def test_the_command_grades_and_a_dry_run_writes_nothing(local, capsys, monkeypatch):
     predicted(local)
-    monkeypatch.setattr(module, "_season", lambda: Season(POINTS))
+    monkeypatch.setattr(module, "season_of_the_platform", lambda: Season(POINTS))
     assert module.main(["--game-date", DATE, "--dry-run"]) == 0
-    assert "7 grades new or changed, would be written" in capsys.readouterr().out
+    assert "7 grades new or changed, would be staged" in capsys.readouterr().out
     assert grades(local) == {}
     assert module.main(["--game-date", DATE, "--project", local.project_id]) == 0
     assert "committed: 7 grades written." in capsys.readouterr().out
@@ -203,14 +210,32 @@ def test_the_command_grades_and_a_dry_run_writes_nothing(local, capsys, monkeypa
     assert "no date" in capsys.readouterr().err
 
 
-def test_grading_on_bigquery(cloud):
+def test_predictions_of_the_platforms_season_are_graded(local, monkeypatch, capsys):
+    monkeypatch.setenv("NBA_PROPS_DATA", "generated:3")
+    season = module.season_of_the_platform()
+    day = season.dates[20]
+    results = [one for one in season.results(day) if one.points is not None][:3]
+    rows = [
+        prediction(one.player_lookup, day=str(day), game_id=one.game_id, line=f"{one.points}.5", side="UNDER")
+        for one in results
+    ]
+    local.stage(rows)
+    assert local.consolidate(day=str(day)).success
+    assert module.main(["--game-date", str(day)]) == 0
+    assert "3 predictions, 3 graded (0 of players who did not play)" in capsys.readouterr().out
+    assert [row["is_correct"] for row in grades(local).values()] == [True, True, True]
+
+
+def test_grading_on_bigquery_where_every_version_is_kept(cloud, monkeypatch):
+    monkeypatch.setenv(settings.MODE, "versions")
     predicted(cloud, ROWS[:3])
     done = grade_date(cloud.project_id, DATE, season=Season(POINTS), client=cloud.client)
     assert (done.changed, done.consolidation.status, done.consolidation.rows_affected) == (3, "committed", 3)
     again = grade_date(cloud.project_id, DATE, season=Season(POINTS), client=cloud.client)
     assert (again.changed, again.consolidation) == (0, None)
-    assert grades(cloud)["over"] | {"graded_at": None} == {
+    assert settings.settings_of(cloud.project_id).table(settings.GRADES).version_column == "grade_version"
+    assert grades(cloud)["over"] | {"graded_at": None, "grade_version": 1} == {
         **{name: value for name, value in ROWS[0].items() if name != "created_at"},
         "game_date": dt.date.fromisoformat(DATE), "actual_points": 25, "absolute_error": 2.0, "signed_error": 2.0,
-        "is_correct": True, "return_units": WIN, "graded_at": None, "game_id": GAME,
+        "is_correct": True, "return_units": WIN, "graded_at": None, "game_id": GAME, "grade_version": 1,
     }  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 
 from demo.predictions import key_of
 from incident import __main__ as command
+from incident import cost
 from incident.failures import FAILURES, compare, title_of
 from incident.night import APART_S, DATE, batches
 from incident.replay import replay
@@ -54,10 +55,13 @@ def test_the_command_prints_both_sides_and_fails_if_one_is_not_as_it_should_be(o
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(command, "FAILURES", FAILURES[7:8])
     monkeypatch.setattr(command, "replay", lambda _folder, _night: outcomes)
+    runs = {name: [cost.Run(real_s=0.1, merges=1, statements=15)] for name in cost.SIDES}
+    monkeypatch.setattr(command.cost, "measure", lambda _folder, _night: cost.Cost(runs))
     assert command.main() == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "15 staging parts, 587 rows" in printed
     assert "rows in the table │ 587 │ 582 │ 582" in printed
     assert title_of(FAILURES[7]) in printed
+    assert "Charged to onerow besides the MERGE: 0 jobs of 1.5 s" in printed
     monkeypatch.setattr(command, "replay", lambda _folder, _night: {**outcomes, "onerow": outcomes["original"]})
     assert command.main() == 1

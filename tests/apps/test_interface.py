@@ -227,7 +227,10 @@ def test_a_project_is_a_folder_or_a_project_of_google_cloud(tmp_path, monkeypatc
     monkeypatch.setenv(settings.DATASET, "props")
     found = settings.settings_of("my-project")
     assert (str(found.warehouse), str(found.locks)) == ("bigquery://my-project/props", "firestore://my-project/locks")
-    assert found.lock_documents == {settings.TABLE: "consolidation_locks/consolidation_{partition}"}
+    assert found.lock_documents == {
+        settings.TABLE: "consolidation_locks/consolidation_{partition}",
+        settings.GRADES: "grading_locks/grading_{partition}",
+    }
     assert found.table(settings.TABLE).target == ("props", settings.TABLE)
     mine = settings.settings_of(f"{tmp_path}/mine")
     assert mine.warehouse.path == tmp_path / "mine/predictions.duckdb"

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from incident import cost
 from incident.failures import FAILURES, compare, title_of
 from incident.night import APART_S, DATE, batches
 from incident.replay import Outcome, replay
@@ -27,6 +28,7 @@ def main() -> int:
             title_of(failure): compare(failure, Path(folder) / f"failure_{number}")
             for number, failure in enumerate(FAILURES, 1)
         }
+        costs = cost.measure(Path(folder) / "cost", night)
     console.print(
         f"{DATE}: {len(parts)} staging parts, {sum(map(len, parts))} rows; a retry comes {APART_S:.1f} s after the "
         "scheduled run, in the middle of its merge."
@@ -44,6 +46,10 @@ def main() -> int:
     for number, (title, pair) in enumerate(pairs.items(), 1):
         table.add_row(str(number), title, *(f"[{'red' if seen.failed else 'green'}]{seen.what}[/]" for seen in pair))
     console.print(table)
+    console.print("\nWhat the protections are of a consolidation, with the latencies of the incident's report:")
+    console.print(cost.table_of(costs))
+    for line in cost.told(costs):
+        console.print(line)
     return 0 if kept(outcomes) and all(old.failed and not new.failed for old, new in pairs.values()) else 1
 
 

@@ -65,7 +65,8 @@ def open_reader(project_id: str, client: bigquery.Client | None = None) -> Itera
     found = settings.settings_of(project_id)
     scheme = found.warehouse.scheme
     if scheme == "duckdb":
-        yield _DuckDB(found)
+        with closing(_DuckDB(found)) as reader:
+            yield reader
     elif scheme == "bigquery":
         from onerow.adapters.bigquery.address import connect  # noqa: PLC0415 -- an extra; the default needs none
 
@@ -88,20 +89,20 @@ def relation_of(spec: TableSpec, *, raw: bool = False) -> str:
 
 class _DuckDB:
     def __init__(self, found: Settings) -> None:
-        self._settings = found
+        path = found.warehouse.path
+        assert path is not None  # noqa: S101 -- a DuckDB URL has one
+        self._database = Database(path, busy_timeout_s=found.busy_timeout_s)
         self._tables = _relations(found, (duckdb_names.DATABASE, "main"), "duckdb")
 
+    def close(self) -> None:
+        self._database.close()
+
     def rows(self, statement: str, **values: Value) -> list[dict[str, Any]]:
-        path = self._settings.warehouse.path
-        assert path is not None  # noqa: S101 -- a DuckDB URL has one
-        database = Database(path, busy_timeout_s=self._settings.busy_timeout_s)
         try:
-            with database.open(read_only=True) as connection:
+            with self._database.open(read_only=True) as connection:
                 table = connection.execute(statement.format_map(self._tables), values).to_arrow_table()
         except duckdb.Error as error:
-            raise map_error(error, f"{path} cannot be read") from error
-        finally:
-            database.close()
+            raise map_error(error, f"{self._database.path} cannot be read") from error
         return [{name: _moment(value) for name, value in row.items()} for row in table.to_pylist()]
 
 

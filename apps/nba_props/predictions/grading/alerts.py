@@ -37,7 +37,7 @@ from onerow.services import sightings as words
 from onerow.services.alerting import Alerting
 from onerow.services.lookreport import LookReport
 from predictions import settings
-from predictions.grading.metrics import PREDICTED, metrics_of
+from predictions.grading.metrics import PREDICTED, read_metrics
 from predictions.reading import open_reader
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from onerow import Store
     from onerow.services.alerting import Known
     from predictions.grading.metrics import SystemMetrics
+    from predictions.reading import Reader
 
 MISSING: Final = "grading_missing"
 UNGRADED: Final = "grading_ungraded"
@@ -119,7 +120,8 @@ def look(
         )
         try:
             known = alerting.known()
-            _Look(store, project_id, until, limits, known, client).into(report)
+            with open_reader(project_id, client) as reader:
+                _Look(store, reader, until, limits, known).into(report)
             alerting.record(known, report.sightings, looked=report.looked)
             report.told = alerting.tell()
             report.incidents = alerting.known().incidents
@@ -138,11 +140,10 @@ class _Look:
     """
 
     store: Store
-    project_id: str
+    reader: Reader
     until: dt.date
     limits: Limits
     known: Known
-    client: bigquery.Client | None
 
     def into(self, report: LookReport) -> None:
         """Look at everything; what could not be looked at is a finding of its own."""
@@ -174,17 +175,14 @@ class _Look:
         for kind in (MISSING, UNGRADED):  # no date that an incident is about leaves the window unseen
             incident = self.known.open(kind, settings.GRADES)
             first = min([first, *(dt.date.fromisoformat(day) for day in (incident.members if incident else ()))])
-        with open_reader(self.project_id, self.client) as reader:
-            rows = reader.rows(_BY_DATE, since=first, until=self.until)
+        rows = self.reader.rows(_BY_DATE, since=first, until=self.until)
         found = {row["game_date"]: (row["predictions"], row["graded"]) for row in rows}
         report.saw(of_dates(found, self.limits), looked=(MISSING, UNGRADED), table=settings.GRADES)
 
     def _accuracy(self, report: LookReport) -> None:
         begins = dt.date(self.until.year - (self.until.month < SEASON_STARTS_IN), SEASON_STARTS_IN, 1)
-        lately = metrics_of(self.project_id, since=self.since, until=self.until, client=self.client)
-        before = metrics_of(
-            self.project_id, since=begins, until=self.since - dt.timedelta(days=1), client=self.client
-        )
+        lately = read_metrics(self.reader, since=self.since, until=self.until)
+        before = read_metrics(self.reader, since=begins, until=self.since - dt.timedelta(days=1))
         judged = {one.system_id for one in lately if one.decided >= self.limits.decided}
         incident = self.known.open(DROP, settings.GRADES)
         unseen = incident is not None and not incident.members.keys() <= judged

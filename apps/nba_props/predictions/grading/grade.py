@@ -109,10 +109,11 @@ class Grading:
 
     def told(self) -> list[str]:
         """Return what people are told."""
-        verb = "would be written" if self.dry_run else "staged"
+        verb = "would be staged" if self.dry_run else "staged"
+        changed = f"{self.changed} grades new or changed, {verb}" if self.changed else "no grade new or changed"
         first = (
             f"{self.game_date}: {self.predictions} predictions, {self.graded} graded ({self.did_not_play} of players "
-            f"who did not play), {self.changed} grades new or changed, {verb}."
+            f"who did not play), {changed}."
         )
         lines = [first]
         if self.without_result:
@@ -152,7 +153,7 @@ def grade_date(
     """
     begun = dt.datetime.now(dt.UTC)
     day = game_date if isinstance(game_date, dt.date) else _date(game_date)
-    found = (season or _season()).results(day)
+    found = (season or season_of_the_platform()).results(day)
     with settings.open_store(project_id) as store:
         batch = f"grades_{day}"
         left_behind = None if dry_run else _merge_what_waits(store, batch)
@@ -250,7 +251,12 @@ def _date(text: str) -> dt.date:
         raise onerow.UsageError(f"{text!r} is no date.", hint="Write it as 2026-01-17.") from error
 
 
-def _season() -> Results:
+def season_of_the_platform() -> Results:
+    """Return the season that ``predictions.season`` finds; reading it takes seconds.
+
+    Raises:
+        UsageError: its files are not what they should be.
+    """
     from predictions.season import open_season  # noqa: PLC0415 -- callers that bring their own need none
 
     return open_season()
@@ -265,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     worst = 0
     try:
-        season = _season()
+        season = season_of_the_platform()
         for text in asked.game_date:
             done = grade_date(settings.project_of(asked.project), text, season=season, dry_run=asked.dry_run)
             sys.stdout.write("\n".join(done.told()) + "\n")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from google.cloud import bigquery
 
+    from predictions.reading import Reader
+
 FIRST: Final = dt.date(1900, 1, 1)
 LAST: Final = dt.date(2199, 12, 31)
 
@@ -133,7 +135,14 @@ def metrics_of(
         OnerowError: the tables cannot be read.
     """
     with open_reader(project_id, client) as reader:
-        found = reader.rows(_STATEMENT, since=since or FIRST, until=until or LAST)
+        return read_metrics(reader, since=since, until=until)
+
+
+def read_metrics(
+    reader: Reader, *, since: dt.date | None = None, until: dt.date | None = None
+) -> tuple[SystemMetrics, ...]:
+    """Return how each system has done, as ``metrics_of``."""
+    found = reader.rows(_STATEMENT, since=since or FIRST, until=until or LAST)
     return tuple(SystemMetrics(**row) for row in found)
 
 

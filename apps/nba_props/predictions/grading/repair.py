@@ -26,8 +26,8 @@ from onerow.bootstrap import holder_name
 from onerow.errors import EXIT_DONE, EXIT_FINDINGS, EXIT_USAGE, OnerowError, PlanOutdatedError, gravest
 from predictions import settings
 from predictions.grading import confidence
-from predictions.grading.grade import grade_date
-from predictions.grading.metrics import metrics_of, table_of
+from predictions.grading.grade import grade_date, season_of_the_platform
+from predictions.grading.metrics import metrics_of, read_metrics, table_of
 from predictions.reading import open_reader
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def repair_confidence(asked: Asked) -> Report:
         report = Report(
             "confidence", found.identity, found.rows, [one.to_json() for one in found.tables],
             [line for one in found.tables for line in one.told()], left=found.left_alone,
-            metrics_before=metrics_of(asked.project_id, client=asked.client),
+            metrics_before=read_metrics(reader),
         )  # fmt: skip
         if asked.plan is not None:
             confidence.check_plan(found, asked.plan)
@@ -140,8 +140,8 @@ def repair_confidence(asked: Asked) -> Report:
     _grade_again(asked, found.days, report)
     with open_reader(asked.project_id, asked.client) as reader:
         after = confidence.plan(reader, asked.game_date)
+        report.metrics_after = read_metrics(reader)
     report.after, report.left = [one.to_json() for one in after.tables], after.rows + after.left_alone
-    report.metrics_after = metrics_of(asked.project_id, client=asked.client)
     return report
 
 
@@ -211,10 +211,12 @@ def _told(one: RepairPlan) -> list[str]:
 
 
 def _grade_again(asked: Asked, days: Iterable[dt.date], report: Report) -> None:
-    """Grade dates again of which predictions have changed; what has no grade and no result stays as it is."""
+    """Grade dates again of which predictions have changed; what has no result stays as it is."""
+    season = asked.season
     for day in sorted(days):
         try:
-            done = grade_date(asked.project_id, day, client=asked.client, season=asked.season)
+            season = season or season_of_the_platform()
+            done = grade_date(asked.project_id, day, client=asked.client, season=season)
         except OnerowError as error:
             report.failed(f"grading {day} again", error)
             continue
