@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import pytest
 
 from predictions import platform, season, settings
@@ -55,3 +59,11 @@ def test_a_project_of_the_cloud_is_not_fed_with_generated_data_unless_asked_for(
         season_of("my-gcp-project", {})
     monkeypatch.setenv(season.DATA, "generated:5")
     assert season_of("my-gcp-project")().name == "generated: seed 5"
+
+
+def test_a_folder_on_the_path_hides_no_library():
+    """`predictions/worker` goes on the path for those who import bare; a `requests.py` there would be everybody's."""
+    names = {file.stem for file in Path(worker.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {"distributed_lock", "batch_staging_writer"} <= names
+    assert not names & set(sys.stdlib_module_names)
+    assert {name for name in names if importlib.util.find_spec(name) and name not in sys.modules} == set()

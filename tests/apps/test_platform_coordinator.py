@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 from predictions import reading
 from predictions.coordinator import dispatch
 from predictions.coordinator.batch_state_manager import open_batch_states
+from predictions.coordinator.coordinator import todays_games
 from predictions.coordinator.fan_out import PredictionCoordinator, game_date_of, shares
 from predictions.testing import inject_duplicate_predictions
 from predictions.worker.predictor import Predictor
@@ -97,6 +99,16 @@ def test_what_cannot_be_started_is_refused():
         assert httpx.post(f"{url}/start", json={"day": "today"}).status_code == 422
         assert httpx.get(f"{url}/status", params={"batch_id": "never"}).status_code == 404
         assert status(url) == []
+
+
+def test_todays_games_are_those_of_new_yorks_date(monkeypatch):
+    monkeypatch.setattr("predictions.coordinator.coordinator.todays_games", small_day)
+    with coordinator_of() as url:
+        answer = httpx.post(f"{url}/start", json={"wait_s": 60}, timeout=90)
+        assert answer.status_code == 200
+        assert answer.json()["batch_id"].startswith(f"{small_day():%Y%m%d}_")
+    monkeypatch.undo()
+    assert abs(todays_games() - dt.datetime.now(dt.UTC).date()) <= dt.timedelta(days=1)
 
 
 def test_workers_are_asked_in_turn_and_a_dead_one_costs_nothing_but_time(monkeypatch):

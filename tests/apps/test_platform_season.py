@@ -79,6 +79,26 @@ def test_an_export_of_the_users_own(tmp_path):
     }  # fmt: skip
 
 
+def test_games_that_are_to_come_are_predicted_and_have_no_results(tmp_path):
+    folder = export(tmp_path)
+    plan = folder / "schedule.csv"
+    plan.write_text(
+        "game_date,game_id,home_team,away_team\n2025-01-05,0003,DEN,LAL\n2025-01-07,0004,LAL,UTA\n2025-01-07,0005,DEN,BOS\n"
+    )
+    season = open_season(source=folder)
+    tomorrow = season.dates[-1]
+    assert (tomorrow.isoformat(), len(season.dates)) == ("2025-01-07", 4)
+    assert len(season.schedule(season.dates[2])) == 1, "a game that was played stands once"
+    found = by_player(season.candidates(tomorrow))
+    assert {name: (one.game_id, one.opponent, one.is_home) for name, one in found.items()} == {
+        "lebronjames": ("0004", "UTA", True), "jordanclarkson": ("0004", "LAL", False), "nikolajokic": ("0005", "BOS", True),
+    }  # fmt: skip
+    assert {one.points for one in season.results(tomorrow)} == {None}
+    plan.write_text("game_date,game_id,home_team\n")
+    with pytest.raises(onerow.UsageError, match=r"schedule\.csv: row 1: there is no column 'away_team'"):
+        open_season(source=folder)
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "told"),
     [

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
+
+from onerow import UsageError
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -20,6 +24,10 @@ ROSTER_GAMES: Final = 10
 """So many tell who is in it."""
 LEAGUE_SCORES: Final = 3_000
 """So many latest box scores tell what is usual."""
+
+_UNMARKED: Final = str.maketrans(
+    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "\N{LATIN SMALL LETTER DOTLESS I}": "i", "æ": "ae", "œ": "oe", "þ": "th"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,16 @@ class Result:
     game_id: str
     player_lookup: str
     points: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A points line that a bookmaker has offered before a game. ``teams`` is empty if he does not say who plays."""
+
+    game_date: dt.date
+    player_lookup: str
+    line: Decimal
+    teams: frozenset[str]
 
 
 class Archive:
@@ -170,3 +188,16 @@ class History:
 def rests(past: Sequence[BoxScore]) -> list[int]:
     """Return the days before each game of a player since the one before it; more than a week is a week."""
     return [7, *(min((after.game_date - before.game_date).days, 7) for before, after in pairwise(past))][: len(past)]
+
+
+def player_lookup(name: str) -> str:
+    """Return a player's identity: his name without accents, blanks, signs and case (``Nikola Jokić``: nikolajokic).
+
+    Raises:
+        UsageError: nothing is left of it.
+    """
+    plain = unicodedata.normalize("NFKD", name.casefold().translate(_UNMARKED))
+    found = re.sub(r"[^a-z0-9]", "", plain)
+    if not found:
+        raise UsageError(f"{name!r} is no name that a player can be looked up by.")
+    return found

@@ -51,6 +51,7 @@ WARM_UP: Final = 20
 WAIT_S: Final = 300.0
 STOP_S: Final = 40.0
 LEASE_S: Final = 10.0
+INTERRUPTED: Final = 130
 WORKERS: Final = 2
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -198,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0, help="of the page; 0: any that is free")
     parser.add_argument("--serve", action="store_true", help="let the services go on, to look at the page")
     asked = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the services are ended, whoever ends this
     logging.getLogger().addHandler(logging.NullHandler())  # the services' logs are files; what went wrong is told
     try:
         season = open_season()
@@ -210,6 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except onerow.OnerowError as error:
         console.print(str(error), style="red")
         return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from predictions.coordinator.batch_state_manager import open_batch_states
 from predictions.coordinator.fan_out import batch_name
 from predictions.reading import open_reader
 from predictions.systems import SYSTEM_IDS
-from predictions.worker.requests import prediction_id
+from predictions.worker.predict_request import prediction_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

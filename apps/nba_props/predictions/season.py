@@ -3,7 +3,8 @@
 Three places are looked at, in this order:
 
 - ``NBA_PROPS_DATA``: a folder of the user's own, or ``generated`` (``generated:SEED``). The folder has
-  ``player_box_scores.csv`` and may have ``points_lines.csv``, each also as ``.csv.gz``.
+  ``player_box_scores.csv`` and may have ``points_lines.csv``, and ``schedule.csv`` with games that are to come, each
+  also as ``.csv.gz``.
 - ``shared/data/nba`` beside the checkout: real box scores of three seasons, and lines of a part of one.
 - Neither: a generated season.
 
@@ -13,22 +14,19 @@ lines that were offered. Who will play and what he will score is in ``results`` 
 
 from __future__ import annotations
 
-import csv
-import datetime as dt
-import gzip
 import os
 import re
-import unicodedata
 from collections import Counter, defaultdict
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from onerow import UsageError
-from predictions.games import Archive, BoxScore, Candidate, Game, History, Result
+from predictions.exports import read_box_scores, read_lines, read_schedule
+from predictions.games import Archive, BoxScore, Candidate, Game, History, Line, Result, player_lookup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    import datetime as dt
+    from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = ["BoxScore", "Candidate", "Game", "Line", "Result", "Season", "data_folder", "open_season", "player_lookup"]
 
@@ -36,15 +34,11 @@ DATA: Final = "NBA_PROPS_DATA"
 GENERATED: Final = "generated"
 BOX_SCORES: Final = "player_box_scores.csv"
 LINES: Final = "points_lines.csv"
+SCHEDULE: Final = "schedule.csv"
 _ABOVE: Final = Path(__file__).resolve().parents
 SHARED: Final = _ABOVE[min(4, len(_ABOVE) - 1)] / "shared/data/nba"
 """Beside the checkout; in an image, which has none, at the root."""
 
-Value = TypeVar("Value")
-
-_UNMARKED: Final = str.maketrans(
-    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "\N{LATIN SMALL LETTER DOTLESS I}": "i", "æ": "ae", "œ": "oe", "þ": "th"}
-)
 _SUFFIX: Final = re.compile(r"(jr|sr|ii|iii|iv)$")
 _OTHER_NAMES: Final = {
     "bjbostonjr": "brandonbostonjr",
@@ -57,33 +51,7 @@ _OTHER_NAMES: Final = {
 }
 """What bookmakers call players whom the box scores call otherwise; a suffix more or less is found without."""
 
-_YES: Final = {"1": True, "true": True, "t": True, "yes": True, "0": False, "false": False, "f": False, "no": False}
 _SEASON_STARTS_IN: Final = 8
-
-
-def player_lookup(name: str) -> str:
-    """Return a player's identity: his name without accents, blanks, signs and case (``Nikola Jokić``: nikolajokic).
-
-    Raises:
-        UsageError: nothing is left of it.
-    """
-    plain = unicodedata.normalize("NFKD", name.casefold().translate(_UNMARKED))
-    found = re.sub(r"[^a-z0-9]", "", plain)
-    if not found:
-        raise UsageError(f"{name!r} is no name that a player can be looked up by.")
-    return found
-
-
-class Line:
-    """A points line that a bookmaker has offered before a game."""
-
-    __slots__ = ("game_date", "line", "player_lookup", "teams")
-
-    def __init__(self, game_date: dt.date, player_lookup: str, line: Decimal, teams: frozenset[str]) -> None:
-        self.game_date = game_date
-        self.player_lookup = player_lookup
-        self.line = line
-        self.teams = teams
 
 
 class Season:
@@ -95,13 +63,17 @@ class Season:
         unmatched: lines of players who are in no game of their day, by player.
     """
 
-    def __init__(self, name: str, scores: Iterable[BoxScore], lines: Iterable[Line] = ()) -> None:
+    def __init__(
+        self, name: str, scores: Iterable[BoxScore], lines: Iterable[Line] = (), schedule: Iterable[Game] = ()
+    ) -> None:
         self.name = name
         self.archive = Archive(scores)
         self._games: dict[dt.date, dict[str, Game]] = defaultdict(dict)
         for one in self.archive.scores:
             home, away = (one.team, one.opponent) if one.is_home else (one.opponent, one.team)
             self._games[one.game_date].setdefault(one.game_id, Game(one.game_date, one.game_id, home, away))
+        for game in schedule:  # those that are played stand in the box scores already
+            self._games[game.game_date].setdefault(game.game_id, game)
         self._lines: dict[dt.date, dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
         called = _Names(self.archive.players)
         for line in lines:
@@ -220,7 +192,8 @@ def data_files(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
         UsageError: as ``data_folder``.
     """
     folder = data_folder(environ)
-    return () if folder is None else tuple(file for name in (BOX_SCORES, LINES) if (file := _find(folder, name)))
+    names = () if folder is None else (BOX_SCORES, LINES, SCHEDULE)
+    return tuple(file for name in names if folder is not None and (file := _find(folder, name)))
 
 
 def open_season(*, source: Path | None = None, seed: int = 7, environ: Mapping[str, str] = os.environ) -> Season:
@@ -243,127 +216,15 @@ def open_season(*, source: Path | None = None, seed: int = 7, environ: Mapping[s
             raise UsageError(f"{DATA}: {text!r} is no seed.", hint=f"Write {DATA}={GENERATED}:7.")
         return generate(int(text or seed))
     scores = list(read_box_scores(_file_in(folder, BOX_SCORES)))
-    found = _find(folder, LINES)
-    lines = list(read_lines(found)) if found else []
+    offered, planned = _find(folder, LINES), _find(folder, SCHEDULE)
+    lines = list(read_lines(offered)) if offered else []
+    schedule = list(read_schedule(planned)) if planned else []
     if not scores:
         raise UsageError(f"{folder / BOX_SCORES} has no rows.")
     days = sorted({one.game_date for one in scores})
     kind = "real" if folder.resolve() == SHARED.resolve() else "export"
-    return Season(f"{kind}: {len(scores)} box scores, {len(lines)} lines, {days[0]} to {days[-1]}", scores, lines)
-
-
-# --- files ---------------------------------------------------------------------------------
-
-
-def read_box_scores(file: Path) -> Iterator[BoxScore]:
-    """Read box scores: game_date, game_id, player_lookup or player_name, team, opponent, is_home, minutes, points.
-
-    Raises:
-        UsageError: naming file, row and column; also where a player stands twice in a game.
-    """
-    known: dict[tuple[str, str], int] = {}
-    for row in _rows(file, ("game_date", "game_id", "team", "opponent", "is_home", "minutes", "points")):
-        score = BoxScore(
-            game_date=row.get("game_date", dt.date.fromisoformat, "a date such as 2026-01-11"),
-            game_id=row.text("game_id"),
-            player_lookup=row.player(),
-            team=row.text("team"),
-            opponent=row.text("opponent"),
-            is_home=row.get("is_home", _yes_or_no, "1 or 0"),
-            minutes=row.get("minutes", float, "a number", empty="0"),
-            points=row.get("points", _points, "a whole number from 0 to 200, or empty", empty=""),
-        )
-        name = (score.game_id, score.player_lookup)
-        if name in known:
-            raise UsageError(
-                f"{file}: row {row.number}, column 'player_lookup': {score.player_lookup!r} stands in game "
-                f"{score.game_id!r} already, in row {known[name]}."
-            )
-        known[name] = row.number
-        yield score
-
-
-def read_lines(file: Path) -> Iterator[Line]:
-    """Read points lines: game_date, player_lookup or player_name, line; teams and is_pregame if they are there.
-
-    Lines that were offered after the game had begun, and rows without a line, are left out.
-
-    Raises:
-        UsageError: naming file, row and column.
-    """
-    for row in _rows(file, ("game_date", "line")):
-        if not row.text("line", empty="") or not row.get("is_pregame", _yes_or_no, "1 or 0", empty="1"):
-            continue
-        teams = frozenset(filter(None, (row.text("home_team", empty=""), row.text("away_team", empty=""))))
-        yield Line(
-            row.get("game_date", dt.date.fromisoformat, "a date such as 2026-01-11"),
-            row.player(),
-            row.get("line", _line, "a line with at most two digits behind the point"),
-            teams,
-        )
-
-
-class _Row:
-    """A row of a file whose mistakes name their place."""
-
-    def __init__(self, file: Path, number: int, values: Mapping[str, str]) -> None:
-        self._file = file
-        self.number = number
-        self._values = values
-
-    def text(self, column: str, *, empty: str | None = None) -> str:
-        """Return a value as it stands."""
-        value = (self._values.get(column) or "").strip()
-        if not value:
-            if empty is None:
-                raise UsageError(f"{self._file}: row {self.number}, column {column!r} is empty.")
-            return empty
-        return value
-
-    def get(self, column: str, read: Callable[[str], Value], what: str, *, empty: str | None = None) -> Value:
-        """Return a value as ``read`` reads it."""
-        text = self.text(column, empty=empty)
-        try:
-            return read(text)
-        except (ValueError, InvalidOperation, KeyError):
-            raise UsageError(f"{self._file}: row {self.number}, column {column!r}: {text!r} is not {what}.") from None
-
-    def player(self) -> str:
-        """Return the player, by his identity or by his name."""
-        column = "player_lookup" if self.text("player_lookup", empty="") else "player_name"
-        try:
-            return player_lookup(self.text(column))
-        except UsageError as error:
-            raise UsageError(f"{self._file}: row {self.number}, column {column!r}: {error.message}") from error
-
-
-def _rows(file: Path, needed: Sequence[str]) -> Iterator[_Row]:
-    with _open(file) as text:
-        reader = csv.reader(text)
-        try:
-            columns = next(reader, [])
-            lacking = [name for name in needed if name not in columns]
-            if not {"player_lookup", "player_name"}.intersection(columns):
-                lacking.append("player_name")
-            if lacking:
-                raise UsageError(
-                    f"{file}: row 1: there is no column {lacking[0]!r}.",
-                    hint=f"It needs {', '.join(needed)}, and player_lookup or player_name.",
-                )
-            for values in reader:
-                if len(values) != len(columns):
-                    raise UsageError(
-                        f"{file}: row {reader.line_num} has {len(values)} columns; the first row names {len(columns)}."
-                    )
-                yield _Row(file, reader.line_num, dict(zip(columns, values, strict=True)))
-        except (csv.Error, UnicodeDecodeError, OSError, EOFError) as error:
-            raise UsageError(f"{file}: behind row {reader.line_num}: it cannot be read: {error}.") from error
-
-
-def _open(file: Path) -> TextIO:
-    if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
-    return file.open(encoding="utf-8-sig", newline="")
+    name = f"{kind}: {len(scores)} box scores, {len(lines)} lines, {days[0]} to {days[-1]}"
+    return Season(name, scores, lines, schedule)
 
 
 def _find(folder: Path, name: str) -> Path | None:
@@ -378,24 +239,3 @@ def _file_in(folder: Path, name: str) -> Path:
             hint=f"{DATA} names a folder with {BOX_SCORES} and, if you have them, {LINES}; or say {DATA}={GENERATED}.",
         )
     return found
-
-
-def _yes_or_no(text: str) -> bool:
-    return _YES[text.casefold()]
-
-
-def _points(text: str) -> int | None:
-    """Read points; none at all: he was listed and did not play."""
-    if not text:
-        return None
-    points = int(text)
-    if not 0 <= points <= 200:
-        raise ValueError(text)
-    return points
-
-
-def _line(text: str) -> Decimal:
-    line = Decimal(text)
-    if line != line.quantize(Decimal("0.01")) or line < 0:
-        raise ValueError(text)
-    return line.quantize(Decimal("0.01"))

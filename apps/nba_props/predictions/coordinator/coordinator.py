@@ -44,7 +44,6 @@ COORDINATOR_PORT: Final = 8470
 ASK_AGAIN_EVERY_S: Final = 30.0
 STOP_S: Final = 5.0
 MAX_WAIT_S: Final = 1_500.0
-GAMES_ZONE: Final = ZoneInfo("America/New_York")
 LOG: Final = logging.getLogger("predictions.coordinator.coordinator")
 
 router = APIRouter(tags=["predictions"])
@@ -71,7 +70,7 @@ class Start(BaseModel):
 def start(asked: Start, request: Request, _: Annotated[Caller, Depends(require(Role.WRITE))]) -> Response:
     """Open the day's batch and have its players predicted; it is consolidated when all workers have reported."""
     platform: PredictionCoordinator = request.app.state.platform
-    run = platform.start(asked.game_date or dt.datetime.now(GAMES_ZONE).date(), asked.run)
+    run = platform.start(asked.game_date or todays_games(), asked.run)
     status = platform.batches.wait(run.batch_id, asked.wait_s) if asked.wait_s else run.status
     if status.state == "failed" or (asked.wait_s and status.state in {"incomplete", "cancelled"}):
         return _failed(run, status)
@@ -94,6 +93,11 @@ def status_of_batches(
         prefix = "" if game_date is None else f"{game_date:%Y%m%d}_"
         found = [one for one in platform.batches.batches() if one.batch.startswith(prefix)]
     return JSONResponse({"batches": [{**_told(one), "missing": list(platform.missing(one))} for one in found]})
+
+
+def todays_games() -> dt.date:
+    """Return the date that today's games are known by: New York's, also while it is tomorrow in Europe."""
+    return dt.datetime.now(ZoneInfo("America/New_York")).date()
 
 
 def _told(status: BatchStatus) -> dict[str, Any]:

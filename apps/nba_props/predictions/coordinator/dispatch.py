@@ -16,8 +16,8 @@ from onerow.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from predictions.worker.predict_request import PredictRequest
     from predictions.worker.predictor import Predictor
-    from predictions.worker.requests import PredictRequest
 
 WORKERS: Final = "NBA_PROPS_WORKERS"
 TOPIC: Final = "NBA_PROPS_TOPIC"
@@ -49,8 +49,11 @@ class Dispatch(Protocol):
         """How many requests may be on their way."""
         ...
 
-    def send(self, request: PredictRequest) -> None:
+    def send(self, request: PredictRequest) -> str:
         """Hand a request over; when this returns it is done, or somebody durable has it.
+
+        Returns:
+            The part that was staged, "" if that is not known yet.
 
         Raises:
             OnerowError: it is not.
@@ -70,9 +73,9 @@ class InProcess:
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
 
-    def send(self, request: PredictRequest) -> None:
+    def send(self, request: PredictRequest) -> str:
         """Predict and stage."""
-        self._predictor.predict(request)
+        return self._predictor.predict(request).part_id
 
     def close(self) -> None:
         """Do nothing: there are no connections."""
@@ -93,11 +96,12 @@ class OverHttp:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._client = httpx.Client(headers=headers, timeout=ANSWER_S, trust_env=False)
 
-    def send(self, request: PredictRequest) -> None:
+    def send(self, request: PredictRequest) -> str:
         """Have a worker predict and stage; the next try goes to the next worker."""
         with self._lock:
             url = next(self._urls)
-        _post(self._client, f"{url.rstrip('/')}/predict", request.model_dump_json(), "the worker")
+        answer = _post(self._client, f"{url.rstrip('/')}/predict", request.model_dump_json(), "the worker")
+        return str(answer.get("part_id") or "")
 
     def close(self) -> None:
         """Let go of connections."""
@@ -120,11 +124,12 @@ class ThroughPubSub:
         self._url = f"{base}/v1/{topic}:publish"
         self._client = httpx.Client(timeout=60.0, trust_env=False, auth=None if emulator else _GoogleToken())
 
-    def send(self, request: PredictRequest) -> None:
+    def send(self, request: PredictRequest) -> str:
         """Publish a request; when this returns Pub/Sub keeps it."""
         data = base64.b64encode(request.model_dump_json().encode()).decode()
         names = {"batch_id": request.batch_id, "worker_id": request.worker, "game_date": f"{request.game_date}"}
         _post(self._client, self._url, {"messages": [{"data": data, "attributes": names}]}, "Pub/Sub")
+        return ""
 
     def close(self) -> None:
         """Let go of connections."""
@@ -151,11 +156,11 @@ class _GoogleToken(httpx.Auth):
         yield request
 
 
-def _post(client: httpx.Client, url: str, body: object, whom: str) -> None:
-    """Send something.
+def _post(client: httpx.Client, url: str, body: object, whom: str) -> dict[str, Any]:
+    """Send something, and return what is answered.
 
     Raises:
-        DispatchError: it was not taken.
+        DispatchError: it was not taken, or what answers is something else.
     """
     try:
         if isinstance(body, str):
@@ -165,9 +170,19 @@ def _post(client: httpx.Client, url: str, body: object, whom: str) -> None:
     except httpx.HTTPError as error:
         raise DispatchError(f"{url} does not answer: {type(error).__name__}.") from error
     if answer.is_success:
-        return
+        return _object_in(answer, whom)
     again = answer.status_code >= 500 or answer.status_code in {408, 425, 429}
     raise DispatchError(f"{whom} at {url} answers {answer.status_code}: {answer.text[:300]}", again=again)
+
+
+def _object_in(answer: httpx.Response, whom: str) -> dict[str, Any]:
+    try:
+        told = answer.json()
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        raise DispatchError(f"{answer.request.url} is not {whom}: it answers {answer.text[:100]!r}.", again=False)
+    return told
 
 
 def dispatch_of(predictor: Predictor, environ: Mapping[str, str] = os.environ) -> Dispatch:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from onerow import OnerowError, UsageError
 from predictions.coordinator.dispatch import DispatchError
-from predictions.worker.requests import PredictRequest
+from predictions.worker.predict_request import PredictRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -84,6 +84,7 @@ class PredictionCoordinator:
         Raises:
             UsageError: nobody plays that day, or ``run`` is no name.
             BatchConflictError: the batch is open with other players than there are now.
+            PartNotStagedError: a worker has staged somewhere else than where this coordinator looks.
         """
         name = run or dt.datetime.now(dt.UTC).strftime("%H%M%S")
         if not _RUN.fullmatch(name):
@@ -162,7 +163,10 @@ class PredictionCoordinator:
         ]
         with ThreadPoolExecutor(max_workers=max(self._dispatch.at_once, 1)) as pool:
             told = dict(zip((one.worker for one in requests), pool.map(self._send, requests), strict=True))
-        failed = {worker: why for worker, why in told.items() if why is not None}
+        failed = {worker: why for worker, (_, why) in told.items() if why}
+        parts = [part for part, _ in told.values() if part]
+        if parts:
+            self.batches.mark_part_complete(batch_id, parts[-1])  # a look at all of them
         LOG.log(
             logging.ERROR if failed else logging.INFO,
             "Batch %s: %d of %d requests taken%s",
@@ -170,21 +174,19 @@ class PredictionCoordinator:
         )  # fmt: skip
         return Run(batch_id, day, tuple(workers), self.batches.status(batch_id), failed)
 
-    def _send(self, request: PredictRequest) -> str | None:
-        """Hand a request over, a few times if need be; return why it is not, None if it is."""
+    def _send(self, request: PredictRequest) -> tuple[str, str]:
+        """Hand a request over, a few times if need be; return the part if it is known, and why it failed if it did."""
         why = ""
         for tried in range(TRIES):
             try:
-                self._dispatch.send(request)
+                return self._dispatch.send(request), ""
             except OnerowError as error:
                 why = str(error)
                 if isinstance(error, DispatchError) and not error.again:
                     break
                 LOG.warning("Request %s of batch %s failed: %s", request.worker, request.batch_id, why)
                 time.sleep(PAUSE_S * 2**tried)
-            else:
-                return None
-        return why
+        return "", why
 
 
 def batch_name(game_date: dt.date, run: str) -> str:

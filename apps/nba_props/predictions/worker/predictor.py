@@ -11,7 +11,7 @@ from onerow import ConfigurationError
 from predictions import settings
 from predictions.season import DATA, Season, data_files, data_folder, open_season
 from predictions.worker.batch_staging_writer import BatchStagingWriter
-from predictions.worker.requests import PredictRequest, rows_for
+from predictions.worker.predict_request import PredictRequest, rows_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

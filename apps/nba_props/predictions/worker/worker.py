@@ -40,8 +40,8 @@ from onerow.faces.http.security import Access, Caller, Role, require
 from predictions import serving, settings
 from predictions.worker.batch_staging_writer import BatchConsolidator
 from predictions.worker.dead_letters import DeadLetters
+from predictions.worker.predict_request import PredictRequest
 from predictions.worker.predictor import Predictor, SeasonOnFile, season_of
-from predictions.worker.requests import PredictRequest
 
 if TYPE_CHECKING:
     import argparse
