@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-JOBS   ?= auto
+# One process more than cores: tests wait for servers and for each other.
+JOBS   ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 SEEDS  ?= 20000
 EXAMPLES ?= 500
 MINUTES ?= 2
@@ -13,7 +14,7 @@ DATABASE ?= (default)
 OLDEST_POSTGRES ?= $(firstword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo incident test test-ui test-postgresql-oldest test-gcp check format bench simulate chaos load coverage clean serve fuzz
+.PHONY: help install demo incident platform season test test-ui test-postgresql-oldest test-gcp check format bench simulate chaos load coverage clean serve fuzz
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 34
@@ -32,6 +33,12 @@ demo: $(STAMP)  ## the incident on this machine: plain MERGE duplicates, onerow 
 incident: $(STAMP)  ## the night of the incident on the original design and on the app of apps/nba_props, side by side
 	@PYTHONPATH=apps/nba_props $(BIN)/python -m incident
 
+platform: $(STAMP)  ## the app of apps/nba_props on this machine: workers, coordinator, overlapping runs, grading; make platform SERVE=1 for its page
+	@PYTHONPATH=apps/nba_props $(BIN)/python -m predictions.platform $(if $(SERVE),--serve)
+
+season: $(STAMP)  ## a whole season through the app twice, overlapping, processes killed, then a reconciliation (5 to 10 minutes)
+	@PYTHONPATH=apps/nba_props $(BIN)/python -m predictions.backfill --project-id apps/nba_props/run/season --fresh --runs 2 --processes 3 --lease 10 --kills 4 --kill-every 60
+
 serve: $(STAMP)  ## coordinator, worker, monitor and page on this machine, with sample data that keeps coming
 	@$(BIN)/python -m demo.serve
 
@@ -45,7 +52,7 @@ test-ui: $(STAMP)  ## the page in a real Chromium, with pictures in tests/ui/scr
 test-postgresql-oldest: $(STAMP)  ## the PostgreSQL suites against the oldest server of this machine (OLDEST_POSTGRES=its bin folder)
 	@test -x "$(OLDEST_POSTGRES)/postgres" || { echo "There is no PostgreSQL server in /usr/lib/postgresql; set OLDEST_POSTGRES to the folder of its programs." >&2; exit 1; }
 	@echo "PostgreSQL suites against $$($(OLDEST_POSTGRES)/postgres --version)"
-	@ONEROW_TEST_POSTGRES_BIN=$(OLDEST_POSTGRES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q tests/postgresql tests/conformance -k "postgresql"
+	@ONEROW_TEST_POSTGRES_BIN=$(OLDEST_POSTGRES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q tests/postgresql tests/conformance -k "postgresql and not ducklake"
 
 test-gcp: $(STAMP)  ## the suites against the real services: make test-gcp PROJECT=p [DATASET=d for BigQuery] [DATABASE=... for Firestore]
 	@test -n "$(PROJECT)" || { echo "Name your project: make test-gcp PROJECT=p DATASET=d. It costs some cents; see docs/how-to/firestore.md." >&2; exit 1; }

@@ -8,6 +8,15 @@ import os
 import pytest
 
 from support.nba import IncidentLines, Platform, settings
+from support.warm import Warm
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """``onerow`` and ``python3`` for scripts, without their start-up time."""
+    found = Warm()
+    yield found
+    found.close()
 
 
 @pytest.fixture(autouse=True)

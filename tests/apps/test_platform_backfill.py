@@ -98,7 +98,9 @@ def test_a_run_that_is_missing_or_not_done_is_not_reconciled(days):
     assert not reconcile("local", season(), [], ["a"]).clean, "nothing expected is nothing shown"
 
 
-def test_what_is_done_is_left_and_the_newest_run_wins_whatever_is_merged_last(days):
+@pytest.mark.parametrize("mode", ["upsert", "versions"])
+def test_what_is_done_is_left_and_the_newest_run_wins(days, mode, monkeypatch):
+    monkeypatch.setenv(settings.MODE, mode)
     run_in_process(days[:1], ["a"])
     with settings.open_store("local") as store:
         before = len(store.history(settings.TABLE))
@@ -107,7 +109,8 @@ def test_what_is_done_is_left_and_the_newest_run_wins_whatever_is_merged_last(da
         assert len(store.history(settings.TABLE)) == before + 1, "the first run was left"
     found = reconcile("local", season(), days[:1], ["a", "b"])
     assert found.clean
-    assert (found.staged["inserted"], found.staged["updated"]) == (found.rows, found.rows)
+    inserted, updated = (found.rows, found.rows) if mode == "upsert" else (2 * found.rows, 0)
+    assert (found.staged["inserted"], found.staged["updated"]) == (inserted, updated)
 
 
 def test_only_a_project_of_this_app_is_emptied(tmp_path):

@@ -83,6 +83,9 @@ def test_a_day_is_predicted_and_consolidated_and_the_same_run_again_is_the_same_
         assert all(one["missing"] == [] for one in status(url))
         assert httpx.get(f"{url}/health").json()["service"] == "coordinator"
         assert httpx.get(f"{url}/health/deep", timeout=30).json()["status"] == "ok"
+        page = httpx.get(f"{url}/", timeout=30, follow_redirects=True)
+        assert page.status_code == 200
+        assert "<html" in page.text
 
 
 def test_what_cannot_be_started_is_refused():

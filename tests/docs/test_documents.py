@@ -38,9 +38,12 @@ RUNNABLE = (
 ON_A_SERVER = {"docs/how-to/postgresql.md": "database", "docs/how-to/bigquery.md": "bigquery_url"}
 """What they name as the warehouse is an example; they run on a server of the tests instead."""
 
+IN_PROCESSES = ("README.md", "docs/how-to/services.md")
+"""Each of their commands is a process, as it is for their reader; the others' run in the tests' own process, which has
+loaded the libraries already."""
+
 OF_THE_INCIDENT = ("docs/how-to/moving-in.md",)
-"""They run in a project of the tests that has the incident's system in it, and in the tests' own process: the services'
-client libraries take seconds to load."""
+"""They run in a project of the tests that has the incident's system in it."""
 PROJECT = "my-project"
 
 ADDRESSES = {"coordinator": "http://127.0.0.1:8470", "worker": "http://127.0.0.1:8471"}
@@ -146,7 +149,7 @@ def test_the_code_of_a_document_runs_as_it_stands(
             printed = ""
             for line in block["body"].splitlines():
                 assert line.startswith("$ "), f"a console block has commands only: {line}"
-                printed += run_command(line[2:], tmp_path, in_this_process=name in OF_THE_INCIDENT)
+                printed += run_command(line[2:], tmp_path, in_this_process=name not in IN_PROCESSES)
                 ran += 1
         elif block["language"] == "python":
             exec(compile(located(block["body"]), name, "exec"), space)  # noqa: S102 -- that is the point

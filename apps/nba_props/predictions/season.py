@@ -36,7 +36,9 @@ DATA: Final = "NBA_PROPS_DATA"
 GENERATED: Final = "generated"
 BOX_SCORES: Final = "player_box_scores.csv"
 LINES: Final = "points_lines.csv"
-SHARED: Final = Path(__file__).resolve().parents[4] / "shared/data/nba"
+_ABOVE: Final = Path(__file__).resolve().parents
+SHARED: Final = _ABOVE[min(4, len(_ABOVE) - 1)] / "shared/data/nba"
+"""Beside the checkout; in an image, which has none, at the root."""
 
 Value = TypeVar("Value")
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ from onerow.faces.logs import HumanFormatter, JsonFormatter
 from predictions import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from fastapi import FastAPI
 
@@ -52,14 +53,22 @@ def access_of(environ: Mapping[str, str], *, host: str) -> Access:
     return Access.from_environment(environ, host=host)
 
 
-def write_log(environ: Mapping[str, str] = os.environ) -> None:
-    """Write the log on standard error: lines for people, or JSON objects with NBA_PROPS_LOG_FORMAT=json."""
+@contextmanager
+def log_on_stderr(environ: Mapping[str, str] = os.environ) -> Iterator[None]:
+    """Write the log on standard error until the block ends: for people, or as JSON with NBA_PROPS_LOG_FORMAT=json."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if environ.get(LOG_FORMAT) == "json" else HumanFormatter())
-    for name in ("onerow", "predictions"):
-        log = logging.getLogger(name)
+    logs = [logging.getLogger(name) for name in ("onerow", "predictions")]
+    before = [log.level for log in logs]
+    for log in logs:
         log.setLevel(logging.INFO)
         log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, before, strict=True):
+            log.removeHandler(handler)
+            log.setLevel(level)
 
 
 def main(
@@ -90,16 +99,16 @@ def main(
     add(parser)
     asked = parser.parse_args(arguments)
     use(asked)
-    write_log()
     try:
-        project_id = settings.project_of(asked.project_id)
-        found = settings.settings_of(project_id)
-        found = replace(found, serve=found.serve.model_copy(update={"host": asked.host}))
-        with settings.open_store(project_id):  # what is missing is made, or said now
-            pass
-        app = create(project_id, found, access_of(os.environ, host=asked.host))
-        listener = server.listen(asked.host, asked.port)
-        server.run(app, listener, tell=lambda url: print(f"{program} takes requests at {url}", flush=True))
+        with log_on_stderr():
+            project_id = settings.project_of(asked.project_id)
+            found = settings.settings_of(project_id)
+            found = replace(found, serve=found.serve.model_copy(update={"host": asked.host}))
+            with settings.open_store(project_id):  # what is missing is made, or said now
+                pass
+            app = create(project_id, found, access_of(os.environ, host=asked.host))
+            listener = server.listen(asked.host, asked.port)
+            server.run(app, listener, tell=lambda url: print(f"{program} takes requests at {url}", flush=True))
     except onerow.OnerowError as error:
         print(error, file=sys.stderr)
         return error.exit_code

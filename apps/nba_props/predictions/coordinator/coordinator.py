@@ -31,7 +31,7 @@ from predictions.coordinator.batch_state_manager import BatchStateManager
 from predictions.coordinator.dispatch import dispatch_of
 from predictions.coordinator.fan_out import PredictionCoordinator, Run
 from predictions.platform_store import open_platform_store
-from predictions.worker.predictor import Predictor, SeasonOnFile
+from predictions.worker.predictor import Predictor, SeasonOnFile, season_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -171,8 +171,12 @@ def _ask_again(platform: PredictionCoordinator, stopped: threading.Event, every_
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the coordinator."""
+
+    def made(project_id: str, configured: Settings, access: Access) -> FastAPI:
+        return create(project_id, configured, access, season=season_of(project_id))
+
     return serving.main(
-        create,
+        made,
         program="predictions.coordinator.coordinator",
         what="Opens a day's batch, has workers predict, and consolidates when all of them have.",
         port=COORDINATOR_PORT,

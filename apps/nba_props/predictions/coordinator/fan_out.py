@@ -127,6 +127,8 @@ class PredictionCoordinator:
 
     def missing(self, status: BatchStatus) -> tuple[str, ...]:
         """Return the workers of a batch whose predictions are not there."""
+        if status.complete:
+            return ()
         done = self.batches.workers_complete(status.batch)
         return tuple(name for name in worker_names(status.expected_workers or 0) if name not in done)
 

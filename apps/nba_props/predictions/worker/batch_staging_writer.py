@@ -7,6 +7,7 @@ A worker writes its predictions to staging; a consolidation merges what waits of
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,9 +141,11 @@ class BatchConsolidator:
     ) -> BatchConsolidationResult:
         with settings.open_store(self.project_id) as store:
             asked = store.locks.scope(f"{settings.TABLE}/{game_date}").partition
+            began_s = time.monotonic()
             result = store.consolidate(
                 settings.TABLE, batch_id, use_lock=use_lock, keep_staging=not cleanup, max_wait_s=MAX_WAIT_SECONDS
             )
+            store.runs.record(result, elapsed_s=time.monotonic() - began_s, holder=store.holder, via="app")
             parts_merged = _parts_merged(store, result)
         dates = {partition.partition for partition in result.partitions}
         if dates != {asked}:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from typing import TYPE_CHECKING, Final
 
-from predictions.season import Season, data_files, open_season
+from onerow import ConfigurationError
+from predictions import settings
+from predictions.season import DATA, Season, data_files, data_folder, open_season
 from predictions.worker.batch_staging_writer import BatchStagingWriter
 from predictions.worker.requests import PredictRequest, rows_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from onerow import StagedPart
 
@@ -41,6 +44,23 @@ class SeasonOnFile:
                 self._found, self._marks = open_season(), marks
                 LOG.info("Season %s, %d game dates", self._found.name, len(self._found.dates))
             return self._found
+
+
+def season_of(project_id: str, environ: Mapping[str, str] = os.environ) -> SeasonOnFile:
+    """Return the season of a service, read already, so that what is wrong with its data is said when it starts.
+
+    Raises:
+        ConfigurationError: a project of Google Cloud would be fed with generated data, and nobody has asked for that.
+        UsageError: the data is not what it should be; names file, row and column.
+    """
+    if not settings.is_embedded(project_id) and not environ.get(DATA) and data_folder(environ) is None:
+        raise ConfigurationError(
+            f"{project_id} has no data to predict from.",
+            hint=f"{DATA} names a folder with box scores and lines; say {DATA}=generated if it is to be made up.",
+        )
+    season = SeasonOnFile()
+    season()
+    return season
 
 
 class Predictor:

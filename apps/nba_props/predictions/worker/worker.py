@@ -40,7 +40,7 @@ from onerow.faces.http.security import Access, Caller, Role, require
 from predictions import serving, settings
 from predictions.worker.batch_staging_writer import BatchConsolidator
 from predictions.worker.dead_letters import DeadLetters
-from predictions.worker.predictor import Predictor, SeasonOnFile
+from predictions.worker.predictor import Predictor, SeasonOnFile, season_of
 from predictions.worker.requests import PredictRequest
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if coordinators:
             serve = configured.serve.model_copy(update={"coordinator": coordinators[0]})
             configured = replace(configured, serve=serve)
-        return create(project_id, configured, access)
+        return create(project_id, configured, access, season=season_of(project_id))
 
     return serving.main(
         made,

@@ -1,0 +1,1 @@
+"""Deployment: images, services, scripts, and what tells whether it went well."""
