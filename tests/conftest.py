@@ -73,10 +73,10 @@ def moving(monkeypatch):
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     """Have the emulator of BigQuery installed while other tests run, where it is not there yet."""
-    needing = [item for item in items if "bigquery" in item.nodeid]
+    needing = [item for item in items if "bigquery" in item.nodeid or "cloud]" in item.nodeid]
     if needing and not os.environ.get(projects.EMULATOR) and not os.environ.get(projects.REAL):
         threading.Thread(target=projects.environment, daemon=True).start()
-        items[:] = [item for item in items if "bigquery" not in item.nodeid] + needing
+        items[:] = [item for item in items if item not in needing] + needing
 
 
 def pytest_unconfigure():

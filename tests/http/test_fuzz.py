@@ -14,7 +14,7 @@ from onerow.faces.http.app import create_coordinator, create_worker
 from support.fuzz import fuzz, no_token_is_in
 from support.services import listening
 
-EXAMPLES = int(os.environ.get("ONEROW_FUZZ_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("ONEROW_FUZZ_EXAMPLES", "6"))
 SEED = int(os.environ.get("ONEROW_FUZZ_SEED", "20260111")) or random.SystemRandom().randrange(1, 2**31)
 
 

@@ -169,7 +169,7 @@ def consolidate(arena, batch, waiting, merged, **options):
     merged += staged
 
 
-@settings(QUICK, max_examples=20)
+@settings(QUICK, max_examples=12)
 @given(program=programs())
 def test_every_program_ends_in_the_same_table(arena, program):
     table, steps = program
@@ -200,7 +200,7 @@ def different(rows, spec):
     return {tuple(same(row.get(name)) for name in spec.column_names) for row in rows}
 
 
-@settings(QUICK, max_examples=18)
+@settings(QUICK, max_examples=11)
 @given(program=programs(tables=["kept"]), again=st.booleans())
 def test_every_program_keeps_the_same_versions(arena, program, again):
     """Versions mode: the same contents and the same current rows, whatever the order; numbers without holes."""
@@ -258,7 +258,7 @@ WIDE_ROWS = st.fixed_dictionaries(
 )
 
 
-@settings(QUICK, max_examples=18)
+@settings(QUICK, max_examples=11)
 @given(first=st.lists(WIDE_ROWS, min_size=1, max_size=25), second=st.lists(WIDE_ROWS, min_size=1, max_size=25))
 def test_any_values_come_through_unchanged(arena, first, second):
     arena.use("by_text")

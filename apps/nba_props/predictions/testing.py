@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
 
@@ -12,6 +13,7 @@ from predictions import settings
 if TYPE_CHECKING:
     from google.cloud import bigquery
 
+PAUSE_S: Final = 0.02
 _COPIES = """
 insert into {target} ({columns})
 select {selected} from {target} where game_date = {date} order by prediction_id limit {count}
@@ -51,6 +53,18 @@ def query(project_id: str, statement: str, *values: Any) -> list[tuple[Any, ...]
 
 
 def _in_duckdb(project_id: str, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-    with duckdb.connect(str(settings.settings_of(project_id).warehouse.path)) as connection:
+    with _connected(settings.settings_of(project_id)) as connection:
         connection.execute("set TimeZone = 'UTC'")
         return connection.execute(statement, list(values)).fetchall()
+
+
+def _connected(found: onerow.Settings) -> duckdb.DuckDBPyConnection:
+    """Open the file; who has it open, in this process or in another one, closes it soon."""
+    until_s = time.monotonic() + found.busy_timeout_s
+    while True:
+        try:
+            return duckdb.connect(str(found.warehouse.path))
+        except (duckdb.IOException, duckdb.BinderException):
+            if time.monotonic() >= until_s:
+                raise
+        time.sleep(PAUSE_S)

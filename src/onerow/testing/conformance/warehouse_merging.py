@@ -291,7 +291,7 @@ def any_order_gives_the_same_table(harness: WarehouseHarness) -> None:
     ]
     tables: list[list[Row]] = []
     harness.installed()
-    for variant in range(3):
+    for variant in range(2):
         harness.foreign_delete_all(harness.spec)
         shuffled = list(rows)
         chance.shuffle(shuffled)
@@ -301,7 +301,7 @@ def any_order_gives_the_same_table(harness: WarehouseHarness) -> None:
             harness.stage(batch, "w1", shuffled[start:end])
             assert isinstance(harness.merge(batch), Committed)
         tables.append(sorted_rows(harness.table_rows(harness.spec)))
-    assert tables[0] == tables[1] == tables[2]
+    assert tables[0] == tables[1]
     assert len({(row["player"], row["line"]) for row in tables[0]}) == len(tables[0])
 
 
