@@ -65,9 +65,10 @@ class Service:
         """
         assert self._process.stdout is not None  # noqa: S101 -- it was asked for
         line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"A service has not started; see {self._log.name}.")
-        return str(json.loads(line)["url"])
+        try:
+            return str(json.loads(line)["url"])
+        except (ValueError, KeyError):  # it tells an error, or nothing
+            raise SystemExit(f"A service has not started, its port may be taken; see {self._log.name}.") from None
 
     @property
     def ended(self) -> bool:
@@ -184,7 +185,9 @@ def duplicate_a_row() -> None:
         row = database.execute(
             "select game_date from nba.player_prop_predictions where prediction_id = 'inserted-by-hand'"
         ).fetchone()
-    console.print(f"One key of {row[0] if row else '?'} has two rows now. The monitor finds it at its next look.")
+    if row is None:
+        raise SystemExit("The table is empty, so nothing was duplicated; wait until a batch is consolidated.")
+    console.print(f"One key of {row[0]} has two rows now. The monitor finds it at its next look.")
 
 
 def hold_a_lock(seconds: float = 600.0) -> None:
