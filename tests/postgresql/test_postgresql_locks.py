@@ -21,6 +21,8 @@ from support import postgres as servers
 
 SCOPE = Scope("t", "2026-01-11")
 KEY = f"{LEASE_PREFIX}{SCOPE}"
+ANSWER_S = 2.0
+"""How long the server may take in the tests that cut the line: more than a busy machine needs for one statement."""
 
 
 @contextmanager
@@ -40,8 +42,11 @@ def locks(database):
 
 @pytest.fixture
 def proxied(database):
-    with Proxy(servers.address(database)) as proxy, opened(servers.through(database, proxy.port), answer_s=0.5) as store:
-        yield proxy, store
+    with opened(database) as direct:
+        direct.identity()  # the tables are there: making them may take a slow disk longer than ``ANSWER_S``
+    with Proxy(servers.address(database)) as proxy:
+        with opened(servers.through(database, proxy.port), answer_s=ANSWER_S) as store:
+            yield proxy, store
 
 
 def leases(store, **settings):
@@ -107,9 +112,9 @@ def test_a_server_that_nobody_hears_of_is_an_error_in_seconds(proxied):
         store.read("k")  # there is a connection
         proxy.pause()
         begun_s = time.monotonic()
-        with pytest.raises(LockStoreError, match=r"not answered within 0\.5 s"):
+        with pytest.raises(LockStoreError, match=f"not answered within {ANSWER_S:g} s"):
             ask()
-        assert 0.4 < time.monotonic() - begun_s < 5
+        assert 0.9 * ANSWER_S < time.monotonic() - begun_s < 10 * ANSWER_S
     proxy.resume()
     eventually(lambda: store.read("k").value == {"n": 2}, "what was underway arrived")
 
