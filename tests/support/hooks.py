@@ -117,8 +117,8 @@ def hook_store(store, reach, *, without=(), busy_timeout_s=None, lease_s=None):
         reach("detached")
         return outcome
 
-    def attach(connection, *, read_only):
-        plain["attach"](connection, read_only=read_only)
+    def attach(connection, *, read_only, create):
+        plain["attach"](connection, read_only=read_only, create=create)
         writing[0] = not read_only
         if writing[0]:
             reach("attached")

@@ -2,7 +2,9 @@
 
 A consolidation merges every part of a batch that the ledger does not name yet:
 
-1. Look what waits: the parts of the batch minus those in the ledger.
+1. Look what waits: the parts of the batch minus those in the ledger. Where nothing of it was ever
+   cleaned up, all of it is taken to wait: the transaction reads the ledger anyway, and if it refuses,
+   or if somebody else holds a lease, the ledger is read then.
 2. For each group of partitions, in sorted order: hold the leases, prepare the merge, take a turn
    to commit, and have the warehouse run guard, token, todo, merge, verify and record in one
    transaction (``core.plans``). Committed: go on. Refused: again from the top, within a budget.
@@ -37,6 +39,7 @@ from onerow.errors import (
     BatchNotFoundError,
     DataError,
     DuplicatesError,
+    FencedError,
     LockAcquisitionError,
     OnerowError,
     OutcomeUnknownError,
@@ -61,6 +64,10 @@ if TYPE_CHECKING:
     from onerow.ports.warehouse import Warehouse
     from onerow.services.group import Request, Waiting
     from onerow.services.leases import HeldLeases, Leases
+
+
+class _LessToDoError(Exception):
+    """Ends the wait for a lock that is not needed, or not for all of it: the ledger names partitions by now."""
 
 
 class Consolidator:
@@ -112,7 +119,8 @@ class Consolidator:
         partitioned = spec.partition is not None
         found = self._parts.parts(spec.name, batch)
         parts = [part for part in found if part.state != "discarded"]
-        merged = self._warehouse.merged(spec.name, batch)
+        looked = not self._is_fresh(request, parts)
+        merged = self._warehouse.merged(spec.name, batch) if looked else frozenset()
         if not found and not merged:
             self._raise_not_found(request)
 
@@ -136,7 +144,7 @@ class Consolidator:
         for number, group in enumerate(groups):
             self._on_group(number, len(groups))
             work = {name: waiting[name] for name in group}
-            group_results, group_merged = self._consolidate_group(request, run, work)
+            group_results, group_merged = self._consolidate_group(request, run, work, looked=looked)
             results += group_results
             merged |= group_merged
         self._on_group(len(groups), len(groups))
@@ -150,15 +158,37 @@ class Consolidator:
             run.identity, spec.name, batch, status, tuple(results), parts_removed=removed, error=error, error_kind=kind
         )
 
+    @staticmethod
+    def _is_fresh(request: Request, parts: Sequence[PartManifest]) -> bool:
+        """Say whether all of it probably waits: nothing of it was cleaned up, and nobody keeps it to merge it again."""
+        return (
+            bool(parts)
+            and all(part.state == "staged" for part in parts)
+            and request.partitions is None
+            and not request.keep_staging
+        )
+
     def _consolidate_group(
-        self, request: Request, run: Run, waiting: Waiting
+        self, request: Request, run: Run, waiting: Waiting, *, looked: bool = True
     ) -> tuple[list[PartitionResult], Merged]:
-        """Hold the leases of a group and merge it; an error becomes the result of its partitions."""
-        group = Group(request, run, dict(waiting))
+        """Hold the leases of a group and merge it; an error becomes the result of its partitions.
+
+        Args:
+            request: what to consolidate.
+            run: the consolidation that this is part of.
+            waiting: the group.
+            looked: whether ``waiting`` is what the ledger has left of it, or only taken to be.
+        """
+        group = Group(request, run, dict(waiting), looked=looked)
+        on_busy = None if looked else lambda: self._look_before_waiting(group)
         begun_s = self._clock.monotonic_s()
         try:
-            with self._hold(request, [Scope(request.spec.name, name) for name in waiting]) as leases:
+            with self._hold(request, [Scope(request.spec.name, name) for name in waiting], on_busy) as leases:
                 self._merge_group(group, leases)
+        except _LessToDoError:
+            if group.waiting:
+                results, merged = self._consolidate_group(request, run, group.waiting)
+                return [*group.results, *results], frozenset(group.merged) | merged
         except LockAcquisitionError as error:
             if len(waiting) > 1 and not group.transactions:
                 return self._consolidate_what_is_free(request, run, waiting)
@@ -166,6 +196,8 @@ class Consolidator:
                 group.lock_wait_s = self._clock.monotonic_s() - begun_s
             group.fail_all(error)
         except OnerowError as error:
+            if run.transactions <= 1 and not group.looked and not isinstance(error, FencedError | OutcomeUnknownError):
+                self._look_again(group)  # a warehouse that cannot be asked is no partition's failure: this raises
             group.fail_all(error)
         return group.results, frozenset(group.merged)
 
@@ -274,9 +306,17 @@ class Consolidator:
         """Drop from what waits whatever the ledger names by now."""
         request = group.request
         group.merged |= self._warehouse.merged(request.spec.name, request.batch)
+        group.looked = True
         left = unmerged(group.parts(), frozenset(group.merged), partitioned=request.spec.partition is not None)
         group.already_merged(tuple(name for name in group.waiting if name not in left))
         group.waiting = {name: left[name] for name in group.waiting if name in left}
+
+    def _look_before_waiting(self, group: Group) -> None:
+        """Wait for nobody because of what was merged before."""
+        waiting = len(group.waiting)
+        self._look_again(group)
+        if len(group.waiting) < waiting:
+            raise _LessToDoError
 
     def _plan(self, group: Group, leases: HeldLeases | Unlocked) -> MergePlan:
         request = group.request
@@ -294,13 +334,13 @@ class Consolidator:
         )
 
     def _hold(
-        self, request: Request, scopes: Sequence[Scope]
+        self, request: Request, scopes: Sequence[Scope], on_busy: Callable[[], None] | None
     ) -> AbstractContextManager[HeldLeases | Unlocked]:
         if not request.use_lock:
             emit("onerow.lock_skipped", table=request.spec.name, batch=request.batch)
             return nullcontext(Unlocked())
         return self._leases.hold(
-            scopes, holder=request.holder, batch=request.batch, max_wait_s=request.max_wait_s
+            scopes, holder=request.holder, batch=request.batch, max_wait_s=request.max_wait_s, on_busy=on_busy
         )
 
     def _turn(self, plan: MergePlan) -> AbstractContextManager[None]:

@@ -46,21 +46,29 @@ class Run:
 
     def __init__(self, identity: str) -> None:
         self.identity = identity
-        self._transactions = 0
+        self.transactions = 0
 
     def next_transaction(self) -> int:
         """Return a number that no other transaction of this run has."""
-        self._transactions += 1
-        return self._transactions
+        self.transactions += 1
+        return self.transactions
 
 
 class Group:
-    """What is known of a group of partitions while it is being merged."""
+    """What is known of a group of partitions while it is being merged.
 
-    def __init__(self, request: Request, run: Run, waiting: Waiting) -> None:
+    Args:
+        request: what to consolidate.
+        run: the consolidation that this is part of.
+        waiting: parts that are to be merged, by partition.
+        looked: whether ``waiting`` is what the ledger has left of it, or only taken to be.
+    """
+
+    def __init__(self, request: Request, run: Run, waiting: Waiting, *, looked: bool) -> None:
         self.request = request
         self.run = run
         self.waiting = waiting
+        self.looked = looked
         self.results: list[PartitionResult] = []
         self.merged: set[tuple[str, str | None]] = set()
         self.attempts = 0

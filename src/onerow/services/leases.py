@@ -196,12 +196,13 @@ class Unlocked:
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """What one call of ``hold`` or ``turn`` wants."""
+    """What one call of ``hold`` or ``turn`` wants, and what it does before it waits for the first time."""
 
     prefix: str
     holder: str
     batch: str
     duration_s: float
+    on_busy: Callable[[], None] | None = None
 
 
 class Leases:
@@ -239,15 +240,28 @@ class Leases:
 
     @contextmanager
     def hold(
-        self, scopes: Sequence[Scope], *, holder: str, batch: str, max_wait_s: float | None = None
+        self,
+        scopes: Sequence[Scope],
+        *,
+        holder: str,
+        batch: str,
+        max_wait_s: float | None = None,
+        on_busy: Callable[[], None] | None = None,
     ) -> Iterator[HeldLeases]:
         """Hold the leases of ``scopes``, taken in sorted order, until the block ends.
 
+        Args:
+            scopes: what to hold the leases of.
+            holder: who holds them, for people.
+            batch: for which batch, for people.
+            max_wait_s: how long to wait for all of them; None: as the settings say.
+            on_busy: called once, when somebody else is found to hold one; what it raises ends the wait.
+
         Raises:
-            LockAcquisitionError: one was not had within ``max_wait_s`` (default: the settings').
+            LockAcquisitionError: one was not had in time.
             LockStoreError: the store does not answer.
         """
-        claim = _Claim(LEASE_PREFIX, holder, batch, self.settings.duration_s)
+        claim = _Claim(LEASE_PREFIX, holder, batch, self.settings.duration_s, on_busy)
         with self._hold(claim, scopes, max_wait_s) as held:
             yield held
 
@@ -322,6 +336,11 @@ class Leases:
                         emit("onerow.lock_acquired", wait_s=round(begun_s - came_s, 6), **_facts(scope, grant.record))
                     return
                 continue
+            if not held.waited:
+                held.waited = True
+                if wanted.on_busy is not None:
+                    wanted.on_busy()
+                    continue  # it may have taken a while
             left_s = deadline_s - asked_s
             if left_s <= 0:
                 if wanted.prefix == LEASE_PREFIX:
@@ -332,7 +351,7 @@ class Leases:
                     hint=f"Look with `onerow locks show '{scope}'`; nothing was done, staging is kept.",
                 )
             if not announced:
-                held.waited = announced = True
+                announced = True
                 if wanted.prefix == LEASE_PREFIX:
                     emit("onerow.lock_waiting", **_facts(scope, record))
             expires_s = max(record.expires_us - entry.now_us, 1_000) / core.MICROSECONDS

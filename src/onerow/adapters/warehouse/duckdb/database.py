@@ -114,8 +114,8 @@ class Database:
         return connection
 
     @contextmanager
-    def open(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Have the file attached until the block ends.
+    def open(self, *, read_only: bool = False, create: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Have the file attached until the block ends; with ``create`` one that is not there is made.
 
         Raises:
             WarehouseBusyError: somebody else kept it for longer than the time-out; names the process.
@@ -128,7 +128,7 @@ class Database:
             )
         try:
             connection = self.instance()
-            self._attach(connection, read_only=read_only)
+            self._attach(connection, read_only=read_only, create=create)
             try:
                 yield connection
             finally:
@@ -136,8 +136,8 @@ class Database:
         finally:
             thread_lock.release()
 
-    def _attach(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> None:
-        if read_only and not self.path.exists():
+    def _attach(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool, create: bool) -> None:
+        if not create and not self.path.exists():
             raise WarehouseError(
                 f"There is no database {self.path}.", hint="`onerow init` creates it."
             )

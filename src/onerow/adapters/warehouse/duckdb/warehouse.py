@@ -101,7 +101,7 @@ class EmbeddedWarehouse:
 
     def install(self, specs: Sequence[TableSpec], *, lock_store: str, adopt_locks: bool) -> Sequence[str]:
         """Create what is missing, in one transaction."""
-        with self._errors("init failed"), self._database.open() as connection:
+        with self._errors("init failed"), self._database.open(create=True) as connection:
             connection.execute("begin")
             try:
                 made = installation.install(

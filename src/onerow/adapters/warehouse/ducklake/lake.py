@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("onerow")
 
+AUTHOR: Final = "onerow"
 METADATA: Final = f"__ducklake_metadata_{sql.DATABASE}"
 """Name under which DuckLake attaches the catalog's own tables."""
 
@@ -164,7 +165,6 @@ class Lake(Database):
         super().__init__(scratch, busy_timeout_s=busy_timeout_s)
         self.catalog = catalog
         self.data_path = data_path
-        self.create = False
         self._only_looks = only_looks
         self._threads = threads
         self._control_schema = control_schema
@@ -198,8 +198,8 @@ class Lake(Database):
         return (os.getpid(), self.catalog.extensions, self._threads)
 
     @contextmanager
-    def open(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:  # noqa: ARG002 -- one way to attach
-        """Have the lake attached; it stays so for the next call of this thread.
+    def open(self, *, read_only: bool = False, create: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:  # noqa: ARG002 -- one way to attach
+        """Have the lake attached; it stays so for the next call of this thread. ``create``: also one that is not there.
 
         Raises:
             NotInstalledError: there is no lake.
@@ -210,7 +210,7 @@ class Lake(Database):
         if mine.attached and not self._is_well(mine):
             self._let_go(mine)
         if not mine.attached:
-            self._attach_lake(mine)
+            self._attach_lake(mine, create=create)
             try:
                 self._learn_folders(connection)
                 self.bring_back_files(connection)
@@ -258,6 +258,24 @@ class Lake(Database):
                 kept.forget()
             raise
         kept.forget()
+
+    def sign(self, connection: duckdb.DuckDBPyConnection, signature: str, message: str) -> None:
+        """Have the snapshot of this transaction tell who made it; ``signature`` is nobody else's.
+
+        Raises:
+            duckdb.Error: also if the transaction is aborted, whose COMMIT the engine would accept without a word.
+        """
+        connection.execute(
+            "call ducklake_set_commit_message(?, ?, ?, extra_info => ?)", [sql.DATABASE, AUTHOR, message, signature]
+        )
+
+    def is_signed(self, connection: duckdb.DuckDBPyConnection, signature: str) -> bool:
+        """Say whether the catalog has a snapshot with this signature. Asked past the lake, which would load more."""
+        found = connection.execute(
+            f"select snapshot_id from {METADATA}.ducklake_snapshot_changes where commit_extra_info = ?",  # noqa: S608 -- the name is ours
+            [signature],
+        ).fetchall()
+        return bool(found)
 
     def _restore(self, kept: KeptFiles) -> None:
         """Bring files back after a commit whose end nobody knows; what fails is tried again at the next opening."""
@@ -322,18 +340,18 @@ class Lake(Database):
             return False
         return True
 
-    def _attach_lake(self, instance: Instance) -> None:
+    def _attach_lake(self, instance: Instance, *, create: bool) -> None:
         catalog = self.catalog
         if catalog.path is not None and not catalog.path.exists():
-            if not self.create:
+            if not create:
                 raise self._no_lake()
             catalog.path.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(ATTACH_ATTEMPTS):
             try:
-                instance.connection.execute(self._attach_statement())
+                instance.connection.execute(self._attach_statement(create=create))
             except duckdb.Error as error:
                 text = str(error)
-                if _GONE.search(text) and not self.create:
+                if _GONE.search(text) and not create:
                     raise self._no_lake() from None
                 made_meanwhile = _MADE_MEANWHILE.search(text) is not None
                 if not made_meanwhile or attempt + 1 == ATTACH_ATTEMPTS:
@@ -343,7 +361,7 @@ class Lake(Database):
                 break
         instance.attached, instance.suspect, instance.used_s = True, False, time.monotonic()
 
-    def _attach_statement(self) -> str:
+    def _attach_statement(self, *, create: bool) -> str:
         # ATTACH takes no parameters: paths are literals of the tree.
         def literal(text: str) -> str:
             return sql.exp.Literal.string(text).sql(sql.DIALECT)
@@ -351,7 +369,7 @@ class Lake(Database):
         options = [
             f"DATA_PATH {literal(self.data_path)}",
             "DATA_INLINING_ROW_LIMIT 0",
-            f"CREATE_IF_NOT_EXISTS {'true' if self.create else 'false'}",
+            f"CREATE_IF_NOT_EXISTS {'true' if create else 'false'}",
             *(("READ_ONLY", "OVERRIDE_DATA_PATH true") if self._only_looks else self.catalog.options),
         ]
         return f"ATTACH {literal(f'ducklake:{self.catalog.source}')} AS {sql.DATABASE} ({', '.join(options)})"

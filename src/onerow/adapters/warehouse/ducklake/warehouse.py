@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
+from uuid import uuid4
 
 import duckdb
 
@@ -19,7 +20,7 @@ from onerow.adapters.warehouse.duckdb.warehouse import BUSY_TIMEOUT_S, EmbeddedW
 from onerow.adapters.warehouse.ducklake import doctor, kept, upkeep
 from onerow.adapters.warehouse.ducklake.lake import Lake, catalog_of
 from onerow.core.plans import Committed, Refused, Unknown
-from onerow.errors import ConflictError, NotInstalledError, OnerowError
+from onerow.errors import ConflictError, NotInstalledError, OnerowError, WarehouseError
 from onerow.ports.warehouse import Capabilities
 
 if TYPE_CHECKING:
@@ -131,12 +132,8 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
             with self._errors("the lake cannot be opened"), self._database.open():
                 return []
         except NotInstalledError:
-            self._lake.create = True
-        try:
-            with self._errors("the lake cannot be created"), self._database.open() as connection:
+            with self._errors("the lake cannot be created"), self._database.open(create=True) as connection:
                 doctor.switch_off_inlining(connection)
-        finally:
-            self._lake.create = False
         return [f"lake {self._lake.catalog.shown}"]
 
     def _create_schema(self, specs: Sequence[TableSpec]) -> list[str]:
@@ -168,7 +165,16 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
         counts: Mapping[str | None, MergeCounts],
         transaction: Transaction,
     ) -> Outcome:
-        """Commit. A conflict was certainly not kept; of any other failure nobody can tell before the guard is had."""
+        """Commit, and look whether it was kept: DuckDB accepts the COMMIT of an aborted transaction without a word.
+
+        A conflict was certainly not kept; of any other failure nobody can tell before the guard is had.
+        """
+        signature = f"{plan.transaction} {uuid4().hex}"
+        try:
+            self._lake.sign(connection, signature, f"consolidate batch {plan.batch!r} of table {plan.spec.name!r}")
+        except duckdb.Error as error:
+            rollback(connection)
+            return Refused("conflict", self._lake.map_error(error, "the transaction was given up before its commit"))
         try:
             self._lake.commit(connection, plan.spec)
         except duckdb.Error as error:
@@ -177,11 +183,11 @@ class DuckLakeWarehouse(EmbeddedWarehouse):
                 return Refused("conflict", mapped)
             return Unknown(mapped)
         try:
-            committed = self._read_committed(connection, plan)
+            signed = self._lake.is_signed(connection, signature)
         except duckdb.Error as error:
             return Unknown(self._lake.map_error(error, "nobody can tell whether the commit was kept"))
-        if committed is None:
-            return Unknown(NotInstalledError("The commit was accepted, but the ledger does not show it."))
+        if not signed:
+            return Unknown(WarehouseError("The commit was accepted, but the lake has no snapshot of it."))
         return Committed(
             counts,
             merge_s=transaction.merge_s,
