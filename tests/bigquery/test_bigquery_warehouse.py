@@ -12,7 +12,7 @@ from onerow.adapters.warehouse.bigquery.preparation import SCRATCH, Preparation
 from onerow.adapters.warehouse.bigquery.script import MergeSteps
 from onerow.adapters.warehouse.bigquery.warehouse import BigQueryWarehouse
 from onerow.core.partitions import Scope
-from onerow.core.plans import Committed, Refused, Unknown, plan_merge, unmerged
+from onerow.core.plans import AlreadyMerged, Committed, Refused, Unknown, plan_merge, unmerged
 from onerow.errors import LockStoreMismatchError, NotInstalledError, OutcomeUnknownError, StaleLeaseError
 from onerow.ports.warehouse import InspectRequest
 from onerow.services.leases import Unlocked
@@ -192,6 +192,34 @@ def test_an_estimate_runs_nothing(bq, warehouse, monkeypatch):
     monkeypatch.delattr("onerow.adapters.bigquery.client.BigQuery.run")
     estimate = warehouse.estimate(SPEC, [DAY.isoformat()])
     assert estimate.bytes_touched <= estimate.bytes_table
+
+
+def test_of_several_refusals_the_first_step_is_told(bq, warehouse):
+    """One statement asks for all of them: the guard's, the token's, the ledger's."""
+    stage(bq, a_row())
+    assert isinstance(merge(warehouse, plan_of(bq, token=7)), Committed)
+    assert isinstance(merge(warehouse, plan_of(bq, run="run2", token=7)), AlreadyMerged)
+    outcome = merge(warehouse, plan_of(bq, run="run3", token=6))
+    assert isinstance(outcome, Refused)
+    assert (outcome.reason, outcome.fence) == ("stale", 7)
+    guards = bq.client.names.own("guards", "props").sql
+    bq.client.run(f"INSERT INTO {guards} SELECT * FROM {guards}")
+    outcome = merge(warehouse, plan_of(bq, run="run4", token=6))
+    assert isinstance(outcome, Refused)
+    assert isinstance(outcome.error, NotInstalledError)
+
+
+def test_a_statement_between_the_merge_and_its_verification_is_noticed(bq, warehouse):
+    """The engine tells how many rows the statement before has changed, and no other one."""
+
+    class Between(MergeSteps):
+        def merge(self):
+            return [*super().merge(), "SELECT 1"]
+
+    stage(bq, a_row())
+    outcome = merge(BigQueryWarehouse(bq.open(), merging=Between), plan_of(bq))
+    assert isinstance(outcome, Refused)
+    assert "changed other rows" in str(outcome.error)
 
 
 def test_a_refused_script_commits_nothing_and_says_why(bq, warehouse):

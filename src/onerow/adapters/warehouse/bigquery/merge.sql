@@ -78,8 +78,8 @@ FROM (SELECT * FROM {staged} WHERE __onerow_place = 1) AS S
 JOIN {target} AS T ON {touched} AND {target_key} = S.__onerow_key AND {same_key};
 
 -- name: refuse_counts
--- Stands right after what has changed the table, whose rows the engine has counted as @@row_count:
--- https://cloud.google.com/bigquery/docs/reference/system-variables
+-- Stands right after what has changed the table, whose rows the engine has counted as @@row_count; after anything else
+-- that is NULL or another number, and refused. https://cloud.google.com/bigquery/docs/reference/system-variables
 SELECT CASE
     WHEN COUNT(*) <> {partitions} OR COUNTIF(rows_staged <> rows_inserted + rows_updated + rows_unchanged + rows_superseded) > 0
         THEN 'onerow:verify:the counts do not add up;'
