@@ -134,7 +134,7 @@ class LockDesk:
                 raise UsageError(f"Nobody holds the lock of {scope}; there is nothing to release.")
             if core.renewals_fresh(record, entry.now_us) and not force:
                 raise HolderAliveError(
-                    f"{record.holder} holds the lock of {scope} since {before.held_for_s:.0f} s and renewed it "
+                    f"{record.holder} has held the lock of {scope} for {before.held_for_s:.0f} s and renewed it "
                     f"{before.renewed_ago_s:.0f} s ago: it is alive.",
                     hint="Add --force to take the lock away all the same; its transaction will not commit.",
                 )

@@ -69,9 +69,11 @@ def history(asked: Invocation, /, *, table: str | None, batch: str | None, limit
 def _remark(entry: HistoryEntry) -> str:
     if entry.action == "consolidate":
         return "unlocked" if entry.unlocked else ""
-    moved = f", {entry.rows_superseded:,} rows moved aside" if entry.action in {"dedupe", "restore"} else ""
     run = f" {entry.consolidation}" if entry.consolidation else ""
-    return f"{entry.action.replace('_', ' ')}{run} by {entry.holder}: {entry.reason}{moved}"
+    told = [entry.reason] if entry.reason else []
+    if entry.action in {"dedupe", "restore"}:
+        told.append(f"{entry.rows_superseded:,} {'row' if entry.rows_superseded == 1 else 'rows'} moved aside")
+    return f"{entry.action.replace('_', ' ')}{run} by {entry.holder}{': ' if told else ''}{', '.join(told)}"
 
 
 def _to_json(entry: HistoryEntry) -> dict[str, Any]:
