@@ -102,9 +102,9 @@ def tables_of(tree: exp.Expr) -> set[str]:
 def ours(*, parts: int = 15, seconds_held: float = 20.0) -> PerConsolidation:
     """Return what onerow costs.
 
-    A part is a load job, which is free. Queries: the source (each part's table, then the scratch table), the script, and
-    a row that tells its cost, which reads nothing. What the ledger names is asked by the script: the batch is fresh and
-    its lock free. Writes: the scope's lease and the turn to commit, each taken and released, and renewals of both.
+    A part is a load job, which is free. Queries: the source (each part's table, then the scratch table), the script,
+    and a row that tells its cost, which reads nothing. What the ledger names is asked by the script: the batch is fresh
+    and its lock free. Writes: the scope's lease and the turn to commit, each taken and released, and renewals of both.
     """
     text = script()
     renewals = int(seconds_held // RENEWED_EVERY_S)

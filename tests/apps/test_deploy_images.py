@@ -46,7 +46,7 @@ def test_the_linter_has_nothing_to_say(tmp_path):
 
 
 def test_the_base_is_an_exact_version_of_a_python_that_is_supported():
-    base = re.search(r"^ARG PYTHON=python:(\d+)\.(\d+)\.\d+-slim-\w+$", TEXT, re.MULTILINE)
+    base = re.search(r"^ARG PYTHON=python:(\d+)\.(\d+)\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?$", TEXT, re.MULTILINE)
     assert base
     assert (int(base[1]), int(base[2])) >= (3, 11)
     assert all(rest.startswith(("${PYTHON} ", "app ")) for _, word, rest in instructions() if word == "FROM")

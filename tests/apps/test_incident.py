@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,19 @@ def test_the_original_design_duplicates_and_onerow_does_not(outcomes):
 def test_each_failure_is_the_originals_and_not_onerows(number, tmp_path):
     old, new = compare(FAILURES[number - 1], tmp_path / "failure")
     assert (old.failed, new.failed) == (True, False), (title_of(FAILURES[number - 1]), old, new)
+
+
+def test_what_is_charged_is_counted_as_it_is_done(night, tmp_path):
+    """The statements are those of BigQuery's script for the plan that really ran, without DECLARE and the MERGE."""
+    runs = cost.measure(tmp_path, night, repeats=1).runs
+    (bare,), (ours,), (fixed,) = (runs[name] for name in (cost.BARE, cost.ONEROW, cost.FIXED))
+    assert (bare.merges, bare.statements, bare.locks) == (1, 0, 0)
+    assert (ours.merges, ours.statements, len(ours.plans)) == (1, 10, 1)
+    assert ours.queries >= bare.queries
+    assert ours.locks > fixed.locks
+    (plan,) = ours.plans
+    unlocked = replace(plan, tasks=tuple(replace(task, token=None) for task in plan.tasks))
+    assert cost.small_statements(unlocked) == ours.statements - 1, "no fence is raised"
 
 
 def test_the_command_prints_both_sides_and_fails_if_one_is_not_as_it_should_be(outcomes, capsys, monkeypatch):

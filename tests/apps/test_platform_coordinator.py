@@ -90,12 +90,23 @@ def test_a_day_is_predicted_and_consolidated_and_the_same_run_again_is_the_same_
         assert "<html" in page.text
 
 
+@pytest.mark.parametrize("wait_s", [0, 60])
+def test_a_day_without_games_is_no_error_and_opens_nothing(wait_s, caplog):
+    """A scheduler repeats what is answered as an error, and nobody plays all the same."""
+    with coordinator_of() as url:
+        answer = start(url, day="1999-01-01", run="scheduled", wait_s=wait_s)
+        assert (answer.status_code, answer.json()["state"], answer.json()["game_date"]) == (200, "no_games", "1999-01-01")
+        assert "Nobody is known to play on 1999-01-01" in answer.json()["detail"]
+        assert f"from {season().dates[0]} to {season().dates[-1]}" in answer.json()["hint"], "or its data ends before"
+        assert status(url) == []
+        assert start(url, day="1999-01-01", run="no name!").status_code == 400
+    assert any(line.startswith("Nothing was started: Nobody is known to play") for line in caplog.messages)
+
+
 def test_what_cannot_be_started_is_refused():
     with coordinator_of() as url:
-        nobody = start(url, day="1999-01-01")
-        assert (nobody.status_code, nobody.json()["kind"]) == (400, "usage")
-        assert "Nobody is known to play on 1999-01-01" in nobody.json()["detail"]
-        assert start(url, run="no name!").status_code == 400
+        assert (start(url, run="no name!").status_code, start(url, run="no name!").json()["kind"]) == (400, "usage")
+        assert httpx.post(f"{url}/start", json={"game_date": "someday"}).status_code == 422
         assert httpx.post(f"{url}/start", json={"day": "today"}).status_code == 422
         assert httpx.get(f"{url}/status", params={"batch_id": "never"}).status_code == 404
         assert status(url) == []

@@ -5,11 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from onerow.adapters.bigquery.patience import Patience
+from onerow.testing.proxy import Proxy
 from predictions import reading
 from predictions.serving import BehindIam, access_of
 from support.nba import BATCH, settings
@@ -144,15 +150,91 @@ def test_a_letter_that_cannot_be_kept_is_not_taken(url, monkeypatch):
     assert post(url, body).status_code == 200
 
 
-def test_what_could_not_be_done_now_is_asked_for_again(url, local):
-    staging = settings.settings_of("local").staging
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.parent.mkdir(parents=True, exist_ok=True)
-    staging.write_text("no folder")
+class Opened:
+    """Opens stores for a service, and knows which are open."""
+
+    def __init__(self):
+        self.count = 0
+        self.open = set()
+
+    def __call__(self, configured):
+        store, number = settings.onerow.open(configured), self.count
+        self.count += 1
+        self.open.add(number)
+        close = store.close
+
+        def closed():
+            self.open.remove(number)
+            close()
+
+        store.close = closed
+        return store
+
+
+def test_what_could_not_be_done_now_is_asked_for_again_of_another_store():
+    """Nobody knows whether the connections of a store are still good that has met a staging that is away."""
+    opened, staging = Opened(), settings.settings_of("local").staging
     body = {"message": {"data": envelope(request_for(small_day())), "messageId": "1"}}
-    assert post(url, body).status_code >= 500
-    staging.unlink()
-    assert post(url, body).json()["status"] == "staged"
+    with worker_of(opens=opened) as url:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        staging.write_text("no folder")
+        assert post(url, body).status_code >= 500
+        assert (opened.count, opened.open) == (1, set())
+        staging.unlink()
+        assert post(url, body).json()["status"] == "staged"
+        assert (opened.count, opened.open) == (2, {1})
+
+
+def test_stores_stay_open_between_requests_until_the_service_stops(monkeypatch, local):
+    opened, asked = Opened(), request_for(small_day(), players=6)
+    with worker_of(opens=opened) as url, monkeypatch.context() as patched:
+        patched.setattr(settings, "open_store", None)  # which opens one for each request
+        for number in range(6):
+            post(url, {**asked, "players": asked["players"][number:]}).raise_for_status()
+        assert (opened.count, opened.open) == (1, {0})
+        shares = [{**asked, "players": [one], "batch_id": f"{BATCH}_at_once"} for one in asked["players"]]
+        with ThreadPoolExecutor(len(shares)) as threads:
+            answers = [answer.json() for answer in threads.map(partial(post, url), shares)]
+        assert [one["status"] for one in answers] == ["staged"] * len(shares)
+        assert len({one["part_id"] for one in answers}) == len(shares)
+        assert opened.count <= settings.settings_of("local").serve.stores
+        assert len(opened.open) == opened.count
+    assert not opened.open
+    assert (len(local.states()), len(local.states(f"{BATCH}_at_once"))) == (6, len(shares))
+
+
+def pushed(url, asked):
+    return post(url, {"message": {"data": envelope(asked), "messageId": "1"}})
+
+
+def test_after_a_warehouse_that_was_away_the_next_request_is_done(cloud, monkeypatch):
+    """BigQuery over a line that is cut; staging is there too."""
+    opened, day = Opened(), small_day()
+    place = urlsplit(os.environ[settings.EMULATOR])
+    with Proxy((place.hostname, place.port)) as line:
+        monkeypatch.setenv(settings.EMULATOR, f"http://127.0.0.1:{line.port}")
+        with worker_of(cloud.project_id, opens=opened) as url:
+            assert pushed(url, request_for(day, players=1)).json()["status"] == "staged"
+            with monkeypatch.context() as patched:
+                patched.setattr(Patience, "wait", lambda _: False)  # it gives up at once, not after two minutes
+                line.refuse()
+                line.cut()
+                assert pushed(url, request_for(day, players=2)).status_code in {500, 503}, "it is delivered again"
+            line.refuse(False)
+            assert pushed(url, request_for(day, players=2)).json()["status"] == "staged"
+            assert len(opened.open) == 1
+    assert not opened.open
+
+
+def test_staging_into_a_folder_needs_no_warehouse():
+    opened, day = Opened(), small_day()
+    warehouse = settings.settings_of("local").warehouse.path
+    with worker_of(opens=opened) as url:
+        warehouse.rename(warehouse.with_suffix(".away"))
+        warehouse.write_text("no database")
+        assert [pushed(url, request_for(day, players=1)).json()["status"] for _ in range(2)] == ["staged", "already_staged"]
+        assert opened.open == {0}
 
 
 def test_health_and_deep_health_really_look(url):

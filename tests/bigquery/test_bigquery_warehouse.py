@@ -12,8 +12,8 @@ from onerow.adapters.warehouse.bigquery.preparation import SCRATCH, Preparation
 from onerow.adapters.warehouse.bigquery.script import MergeSteps
 from onerow.adapters.warehouse.bigquery.warehouse import BigQueryWarehouse
 from onerow.core.partitions import Scope
-from onerow.core.plans import Committed, Refused, Unknown, plan_merge, unmerged
-from onerow.errors import OutcomeUnknownError, StaleLeaseError
+from onerow.core.plans import AlreadyMerged, Committed, Refused, Unknown, plan_merge, unmerged
+from onerow.errors import LockStoreMismatchError, NotInstalledError, OutcomeUnknownError, StaleLeaseError
 from onerow.ports.warehouse import InspectRequest
 from onerow.services.leases import Unlocked
 from onerow.testing.conformance.harness import DAY, SPEC, WarehouseHarness, a_row, at
@@ -73,6 +73,44 @@ def test_the_claim_of_a_job_that_has_ended_is_taken_over(bq, warehouse):
     ((claimed, changed),) = bq.client.run(f"SELECT claimed_by, changed_by FROM {guards.sql}").rows
     assert claimed is None
     assert changed.startswith("props run.1 ")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "told"),
+    [
+        ("DELETE FROM {guards} WHERE TRUE", NotInstalledError, "has 0 guard rows"),
+        ("INSERT INTO {guards} SELECT * FROM {guards}", NotInstalledError, "has 2 guard rows"),
+        ("UPDATE {guards} SET lock_store = 'an; \\'odd\\' one' WHERE TRUE", LockStoreMismatchError, "lock store an; 'odd' one,"),
+        ("UPDATE {guards} SET lock_store = NULL WHERE TRUE", LockStoreMismatchError, "lock store ,"),
+    ],
+)
+def test_a_guard_that_is_not_as_it_should_be_is_told(bq, warehouse, change, error, told):
+    """One statement claims or says why not; what it cannot see, that there is no row, the transaction sees."""
+    stage(bq, a_row())
+    guards = bq.client.names.own("guards", "props").sql
+    bq.client.run(change.format(guards=guards))
+    outcome = merge(warehouse, plan_of(bq))
+    assert isinstance(outcome, Refused)
+    assert (outcome.reason, type(outcome.error)) == ("failed", error)
+    assert told in outcome.error.message
+    assert bq.client.run(f"SELECT COUNT(*) FROM {bq.client.names.target(SPEC).sql}").rows == ((0,),)
+    assert bq.client.run(f"SELECT COUNT(*) FROM {guards} WHERE changed_by LIKE 'props run.%'").rows == ((0,),)
+
+
+def test_a_claim_that_was_taken_over_commits_nothing(bq, warehouse):
+    """Somebody took the job for ended and claimed the row after it: the transaction sees another name there."""
+
+    class TakenOver(MergeSteps):
+        def claim(self):
+            guards = bq.client.names.own("guards", "props").sql
+            return [*super().claim(), f"UPDATE {guards} SET claimed_by = 'another job' WHERE TRUE"]
+
+    stage(bq, a_row())
+    outcome = merge(BigQueryWarehouse(bq.open(), merging=TakenOver), plan_of(bq))
+    assert isinstance(outcome, Refused)
+    assert outcome.reason == "conflict"
+    assert "not changed exactly once" in outcome.error.message
+    assert bq.client.run(f"SELECT COUNT(*) FROM {bq.client.names.target(SPEC).sql}").rows == ((0,),)
 
 
 def test_a_lost_reply_is_unknown_until_it_is_read_back(bq, warehouse, monkeypatch):
@@ -138,7 +176,7 @@ class ForgetsUpdates(MergeSteps):
         return super()._query(name, **more)
 
     def verify(self):
-        return [self.statements(self.file, "check_counts", **self.run, **self._all_partitions())]
+        return self.check(self.refuse_counts())
 
 
 def test_the_statistics_of_the_merge_must_agree_with_the_counts(bq, warehouse):
@@ -154,6 +192,34 @@ def test_an_estimate_runs_nothing(bq, warehouse, monkeypatch):
     monkeypatch.delattr("onerow.adapters.bigquery.client.BigQuery.run")
     estimate = warehouse.estimate(SPEC, [DAY.isoformat()])
     assert estimate.bytes_touched <= estimate.bytes_table
+
+
+def test_of_several_refusals_the_first_step_is_told(bq, warehouse):
+    """One statement asks for all of them: the guard's, the token's, the ledger's."""
+    stage(bq, a_row())
+    assert isinstance(merge(warehouse, plan_of(bq, token=7)), Committed)
+    assert isinstance(merge(warehouse, plan_of(bq, run="run2", token=7)), AlreadyMerged)
+    outcome = merge(warehouse, plan_of(bq, run="run3", token=6))
+    assert isinstance(outcome, Refused)
+    assert (outcome.reason, outcome.fence) == ("stale", 7)
+    guards = bq.client.names.own("guards", "props").sql
+    bq.client.run(f"INSERT INTO {guards} SELECT * FROM {guards}")
+    outcome = merge(warehouse, plan_of(bq, run="run4", token=6))
+    assert isinstance(outcome, Refused)
+    assert isinstance(outcome.error, NotInstalledError)
+
+
+def test_a_statement_between_the_merge_and_its_verification_is_noticed(bq, warehouse):
+    """The engine tells how many rows the statement before has changed, and no other one."""
+
+    class Between(MergeSteps):
+        def merge(self):
+            return [*super().merge(), "SELECT 1"]
+
+    stage(bq, a_row())
+    outcome = merge(BigQueryWarehouse(bq.open(), merging=Between), plan_of(bq))
+    assert isinstance(outcome, Refused)
+    assert "changed other rows" in str(outcome.error)
 
 
 def test_a_refused_script_commits_nothing_and_says_why(bq, warehouse):

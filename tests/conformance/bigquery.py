@@ -96,7 +96,7 @@ class BigQueryPartsHarness(Datasets, PartStoreHarness):
 class BigQueryHarness(Datasets, WarehouseHarness):
     parameter = "?"
     has_own_clock = True
-    rounds = 2  # every transaction is a script of some twenty statements, and the emulator runs one at a time
+    rounds = 2  # every transaction is a script of a dozen statements, and the emulator runs one at a time
     options = MappingProxyType({})
 
     def __init__(self, folder):

@@ -48,11 +48,12 @@ def request_for(day, *, batch="20260117_120000", players=8, **more):
 
 
 @contextlib.contextmanager
-def worker_of(project_id="local", *, access=None, port=0):
+def worker_of(project_id="local", *, access=None, port=0, **more):
     """Run a worker; yield its URL."""
     with settings.open_store(project_id):
         pass
-    app = worker.create(project_id, settings.settings_of(project_id), access or Access(anybody=True), season=season)
+    found = settings.settings_of(project_id)
+    app = worker.create(project_id, found, access or Access(anybody=True), season=season, **more)
     with listening(app, port) as url:
         yield url
 

@@ -72,8 +72,8 @@ for job in prediction-grading prediction-quality-check; do
     --member "serviceAccount:$invoker" --role roles/run.invoker
 done
 
-# The schedule, by the clock of New York. The coordinator takes today's games. The retry may overlap the
-# first run: nothing is doubled by that.
+# The schedule, by the clock of New York. The coordinator takes today's games; a day without any is answered 200 and
+# not repeated. The retry may overlap the first run: nothing is doubled by that.
 schedule() {
   local name="$1" verb=create headers=--headers
   shift

@@ -1,35 +1,43 @@
-DECLARE onerow_rows_before, onerow_rows_changed INT64;
-UPDATE `the-project`.`onerow`.`guards_props_b264807709578e5c` SET claimed_by = 'props run1.1 0123 #1'
-WHERE table_name = 'props' AND (claimed_by IS NULL OR claimed_by IN ('props run1.1 0123 #1', 'props run0.1 0123 #1'));
-SELECT CASE
-    WHEN COUNT(*) <> 1 THEN ERROR(CONCAT('onerow:guards:', CAST(COUNT(*) AS STRING), ';'))
-    WHEN MAX(claimed_by) IS DISTINCT FROM 'props run1.1 0123 #1' THEN ERROR(CONCAT('onerow:busy:', REPLACE(TO_JSON_STRING(COALESCE(MAX(claimed_by), '')), ';', '\\u003b'), ';'))
-    WHEN TRUE AND MAX(lock_store) IS DISTINCT FROM 'locks' THEN ERROR(CONCAT('onerow:lock_store:', REPLACE(TO_JSON_STRING(COALESCE(MAX(lock_store), '')), ';', '\\u003b'), ';'))
+DECLARE onerow_rows_before INT64;
+UPDATE `the-project`.`onerow`.`guards_props_b264807709578e5c` SET claimed_by = CASE
+    WHEN claimed_by NOT IN ('props run1.1 0123 #1', 'props run0.1 0123 #1') THEN ERROR(CONCAT('onerow:busy:', REPLACE(TO_JSON_STRING(claimed_by), ';', '\\u003b'), ';'))
+    WHEN TRUE AND lock_store IS DISTINCT FROM 'locks' THEN ERROR(CONCAT('onerow:lock_store:', REPLACE(TO_JSON_STRING(COALESCE(lock_store, '')), ';', '\\u003b'), ';'))
+    ELSE 'props run1.1 0123 #1'
 END
-FROM `the-project`.`onerow`.`guards_props_b264807709578e5c` WHERE table_name = 'props';
+WHERE table_name = 'props';
 BEGIN TRANSACTION;
 UPDATE `the-project`.`onerow`.`guards_props_b264807709578e5c` SET attempt = attempt + 1, claimed_by = NULL, changed_by = 'props run1.1 0123 #1'
 WHERE table_name = 'props' AND claimed_by = 'props run1.1 0123 #1';
-SELECT IF(COUNT(*) = 1, 'guard', ERROR('onerow:conflict:the guard row was not changed exactly once;'))
-FROM `the-project`.`onerow`.`guards_props_b264807709578e5c` WHERE table_name = 'props' AND changed_by = 'props run1.1 0123 #1' AND claimed_by IS NULL;
-SELECT IF(COUNT(*) = 0, 'token', ERROR(CONCAT('onerow:stale:', CAST(MAX(f.token) AS STRING), ';')))
-FROM (SELECT `partition`, MAX(token) AS token FROM `the-project`.`onerow`.`fences_props_b264807709578e5c` WHERE table_name = 'props' GROUP BY `partition`) AS f
-JOIN (SELECT `partition` AS `partition`, `token` AS `token` FROM UNNEST([STRUCT('2026-01-17' AS `partition`, 7 AS `token`)])) AS h ON h.`partition` = f.`partition` WHERE f.token > h.token;
-MERGE `the-project`.`onerow`.`fences_props_b264807709578e5c` AS f USING (SELECT `partition` AS `partition`, `token` AS `token` FROM UNNEST([STRUCT('2026-01-17' AS `partition`, 7 AS `token`)])) AS h ON f.table_name = 'props' AND f.`partition` = h.`partition`
-WHEN MATCHED THEN UPDATE SET token = GREATEST(f.token, h.token)
-WHEN NOT MATCHED THEN INSERT (table_name, `partition`, token) VALUES ('props', h.`partition`, h.token);
+SET onerow_rows_before = (
+    SELECT IF(refusal IS NULL, rows_before, ERROR(refusal))
+    FROM (SELECT COALESCE((
 SELECT CASE
-    WHEN COUNTIF(l.part_id IS NOT NULL) = 0 THEN 'todo'
-    WHEN COUNTIF(l.part_id IS NULL) = 0 THEN ERROR('onerow:merged:;')
-    ELSE ERROR(CONCAT('onerow:outdated:', CAST(COUNTIF(l.part_id IS NOT NULL) AS STRING), ';'))
+    WHEN COUNT(*) <> 1 THEN CONCAT('onerow:guards:', CAST(COUNT(*) AS STRING), ';')
+    WHEN COUNTIF(changed_by = 'props run1.1 0123 #1' AND claimed_by IS NULL) <> 1
+        THEN 'onerow:conflict:the guard row was not changed exactly once;'
+END
+FROM `the-project`.`onerow`.`guards_props_b264807709578e5c` WHERE table_name = 'props'
+), (
+SELECT CONCAT('onerow:stale:', CAST(MAX(f.token) AS STRING), ';')
+FROM (SELECT `partition`, MAX(token) AS token FROM `the-project`.`onerow`.`fences_props_b264807709578e5c` WHERE table_name = 'props' GROUP BY `partition`) AS f
+JOIN (SELECT `partition` AS `partition`, `token` AS `token` FROM UNNEST([STRUCT('2026-01-17' AS `partition`, 7 AS `token`)])) AS h ON h.`partition` = f.`partition` WHERE f.token > h.token
+), (
+SELECT CASE
+    WHEN COUNTIF(l.part_id IS NOT NULL) = 0 THEN NULL
+    WHEN COUNTIF(l.part_id IS NULL) = 0 THEN 'onerow:merged:;'
+    ELSE CONCAT('onerow:outdated:', CAST(COUNTIF(l.part_id IS NOT NULL) AS STRING), ';')
 END
 FROM (SELECT __onerow_part AS part_id, CAST(`game_date` AS STRING) AS `partition`, COUNT(*) AS rows_staged
 FROM `the-project`.`onerow`.`scratch_0123_staged` GROUP BY 1, 2) AS e
 LEFT JOIN (
     SELECT DISTINCT part_id, COALESCE(`partition`, '') AS `partition` FROM `the-project`.`onerow`.`ledger`
     WHERE table_name = 'props' AND batch = 'b1'
-) AS l ON l.part_id = e.part_id AND l.`partition` = e.`partition`;
-SET onerow_rows_before = (SELECT COUNT(*) FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE));
+) AS l ON l.part_id = e.part_id AND l.`partition` = e.`partition`
+)) AS refusal, (SELECT COUNT(*) FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE)) AS rows_before) AS c
+);
+MERGE `the-project`.`onerow`.`fences_props_b264807709578e5c` AS f USING (SELECT `partition` AS `partition`, `token` AS `token` FROM UNNEST([STRUCT('2026-01-17' AS `partition`, 7 AS `token`)])) AS h ON f.table_name = 'props' AND f.`partition` = h.`partition`
+WHEN MATCHED THEN UPDATE SET token = GREATEST(f.token, h.token)
+WHEN NOT MATCHED THEN INSERT (table_name, `partition`, token) VALUES ('props', h.`partition`, h.token);
 INSERT INTO `the-project`.`onerow`.`history` (
     action, table_name, `partition`, batch, consolidation, attempt, token, unlocked, holder, parts, rows_staged,
     rows_inserted, rows_updated, rows_unchanged, rows_superseded, merge_s, verify_s, committed_at, reason, job,
@@ -59,32 +67,35 @@ MERGE `the-project`.`nba`.`props` AS T
 USING (SELECT * FROM `the-project`.`onerow`.`scratch_0123_staged` WHERE __onerow_place = 1) AS S
 ON T.`game_date` = CAST('2026-01-17' AS DATE) AND TO_JSON_STRING(STRUCT(T.`game_date` AS c0, T.`player` AS c1, CAST(T.`line` AS NUMERIC) AS c2)) = S.__onerow_key AND T.`game_date` IS NOT DISTINCT FROM S.`game_date` AND T.`player` IS NOT DISTINCT FROM S.`player` AND CAST(T.`line` AS NUMERIC) IS NOT DISTINCT FROM S.`line`
 WHEN MATCHED AND (CASE WHEN S.`created_at` IS DISTINCT FROM T.`created_at` THEN IF(T.`created_at` IS NULL OR S.`created_at` > T.`created_at`, 1, -1) WHEN S.`id` IS DISTINCT FROM T.`id` THEN IF(T.`id` IS NULL OR S.`id` > T.`id`, 1, -1) WHEN S.`points` IS DISTINCT FROM T.`points` THEN IF(T.`points` IS NULL OR S.`points` > T.`points`, 1, -1) WHEN S.`seen` IS DISTINCT FROM T.`seen` THEN IF(T.`seen` IS NULL OR S.`seen` > T.`seen`, 1, -1) ELSE 0 END) = 1 THEN UPDATE SET `id` = S.`id`, `created_at` = S.`created_at`, `points` = S.`points`, `seen` = S.`seen` WHEN NOT MATCHED BY TARGET THEN INSERT (`id`, `game_date`, `player`, `line`, `created_at`, `points`, `seen`) VALUES (S.`id`, S.`game_date`, S.`player`, CAST(S.`line` AS FLOAT64), S.`created_at`, S.`points`, S.`seen`);
-SET onerow_rows_changed = @@row_count;
-SELECT IF(COUNT(*) = 0, 'one row a key', ERROR(CONCAT('onerow:duplicates:', CAST(COUNT(*) AS STRING), ':',
-    REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';')))
+SELECT IF(refusal IS NULL, 'as it should be', ERROR(refusal)) FROM (SELECT COALESCE((
+SELECT IF(COUNT(*) = 0, NULL, CONCAT('onerow:duplicates:', CAST(COUNT(*) AS STRING), ':',
+    REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';'))
 FROM (
     SELECT TO_JSON_STRING([CAST(`game_date` AS STRING), `player`, FORMAT('%.2f', `line`), CAST(COUNT(*) AS STRING)]) AS k
     FROM (SELECT T.`game_date` AS `game_date`, T.`player` AS `player`, CAST(T.`line` AS NUMERIC) AS `line` FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE)) AS T
     GROUP BY `game_date`, `player`, `line` HAVING COUNT(*) > 1
-) AS d;
+) AS d
+), (
 SELECT CASE
     WHEN COUNT(*) <> (SELECT COUNT(*) FROM `the-project`.`onerow`.`scratch_0123_staged` WHERE __onerow_place = 1)
-        THEN ERROR(CONCAT('onerow:verify:', CAST(COUNT(*) AS STRING), ' staged keys are in the table, not all;'))
+        THEN CONCAT('onerow:verify:', CAST(COUNT(*) AS STRING), ' staged keys are in the table, not all;')
     WHEN COUNTIF((CASE WHEN S.`created_at` IS DISTINCT FROM T.`created_at` THEN IF(T.`created_at` IS NULL OR S.`created_at` > T.`created_at`, 1, -1) WHEN S.`id` IS DISTINCT FROM T.`id` THEN IF(T.`id` IS NULL OR S.`id` > T.`id`, 1, -1) WHEN S.`points` IS DISTINCT FROM T.`points` THEN IF(T.`points` IS NULL OR S.`points` > T.`points`, 1, -1) WHEN S.`seen` IS DISTINCT FROM T.`seen` THEN IF(T.`seen` IS NULL OR S.`seen` > T.`seen`, 1, -1) ELSE 0 END) = 1) > 0
-        THEN ERROR(CONCAT('onerow:verify:', CAST(COUNTIF((CASE WHEN S.`created_at` IS DISTINCT FROM T.`created_at` THEN IF(T.`created_at` IS NULL OR S.`created_at` > T.`created_at`, 1, -1) WHEN S.`id` IS DISTINCT FROM T.`id` THEN IF(T.`id` IS NULL OR S.`id` > T.`id`, 1, -1) WHEN S.`points` IS DISTINCT FROM T.`points` THEN IF(T.`points` IS NULL OR S.`points` > T.`points`, 1, -1) WHEN S.`seen` IS DISTINCT FROM T.`seen` THEN IF(T.`seen` IS NULL OR S.`seen` > T.`seen`, 1, -1) ELSE 0 END) = 1) AS STRING), ' rows are older than a staged one;'))
+        THEN CONCAT('onerow:verify:', CAST(COUNTIF((CASE WHEN S.`created_at` IS DISTINCT FROM T.`created_at` THEN IF(T.`created_at` IS NULL OR S.`created_at` > T.`created_at`, 1, -1) WHEN S.`id` IS DISTINCT FROM T.`id` THEN IF(T.`id` IS NULL OR S.`id` > T.`id`, 1, -1) WHEN S.`points` IS DISTINCT FROM T.`points` THEN IF(T.`points` IS NULL OR S.`points` > T.`points`, 1, -1) WHEN S.`seen` IS DISTINCT FROM T.`seen` THEN IF(T.`seen` IS NULL OR S.`seen` > T.`seen`, 1, -1) ELSE 0 END) = 1) AS STRING), ' rows are older than a staged one;')
 END
 FROM (SELECT * FROM `the-project`.`onerow`.`scratch_0123_staged` WHERE __onerow_place = 1) AS S
-JOIN `the-project`.`nba`.`props` AS T ON T.`game_date` = CAST('2026-01-17' AS DATE) AND TO_JSON_STRING(STRUCT(T.`game_date` AS c0, T.`player` AS c1, CAST(T.`line` AS NUMERIC) AS c2)) = S.__onerow_key AND T.`game_date` IS NOT DISTINCT FROM S.`game_date` AND T.`player` IS NOT DISTINCT FROM S.`player` AND CAST(T.`line` AS NUMERIC) IS NOT DISTINCT FROM S.`line`;
+JOIN `the-project`.`nba`.`props` AS T ON T.`game_date` = CAST('2026-01-17' AS DATE) AND TO_JSON_STRING(STRUCT(T.`game_date` AS c0, T.`player` AS c1, CAST(T.`line` AS NUMERIC) AS c2)) = S.__onerow_key AND T.`game_date` IS NOT DISTINCT FROM S.`game_date` AND T.`player` IS NOT DISTINCT FROM S.`player` AND CAST(T.`line` AS NUMERIC) IS NOT DISTINCT FROM S.`line`
+), (
 SELECT CASE
     WHEN COUNT(*) <> 1 OR COUNTIF(rows_staged <> rows_inserted + rows_updated + rows_unchanged + rows_superseded) > 0
-        THEN ERROR('onerow:verify:the counts do not add up;')
-    WHEN onerow_rows_changed IS DISTINCT FROM SUM(rows_inserted + rows_updated)
-        THEN ERROR('onerow:verify:the merge has changed other rows than were counted;')
+        THEN 'onerow:verify:the counts do not add up;'
+    WHEN @@row_count IS DISTINCT FROM SUM(rows_inserted + rows_updated)
+        THEN 'onerow:verify:the merge has changed other rows than were counted;'
     WHEN (SELECT COUNT(*) FROM `the-project`.`nba`.`props` AS T WHERE T.`game_date` = CAST('2026-01-17' AS DATE)) <> onerow_rows_before + SUM(rows_inserted)
-        THEN ERROR('onerow:verify:the table has other rows than were counted;')
+        THEN 'onerow:verify:the table has other rows than were counted;'
 END
 FROM `the-project`.`onerow`.`history` AS h WHERE table_name = 'props' AND consolidation = 'run1' AND attempt = 1 AND action = 'consolidate'
-    AND COALESCE(h.`partition`, '') IN ('2026-01-17');
+    AND COALESCE(h.`partition`, '') IN ('2026-01-17')
+)) AS refusal) AS c;
 INSERT INTO `the-project`.`onerow`.`ledger` (table_name, `partition`, part_id, batch, consolidation, rows_staged)
 SELECT 'props', `e`.`partition`, e.part_id, 'b1', 'run1', e.rows_staged FROM (SELECT __onerow_part AS part_id, CAST(`game_date` AS STRING) AS `partition`, COUNT(*) AS rows_staged
 FROM `the-project`.`onerow`.`scratch_0123_staged` GROUP BY 1, 2) AS e;

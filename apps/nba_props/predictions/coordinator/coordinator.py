@@ -30,7 +30,7 @@ from onerow.faces.http.security import Access, Caller, Role, require
 from predictions import serving
 from predictions.coordinator.batch_state_manager import BatchStateManager
 from predictions.coordinator.dispatch import dispatch_of
-from predictions.coordinator.fan_out import PredictionCoordinator, Run
+from predictions.coordinator.fan_out import NoGamesError, PredictionCoordinator, Run
 from predictions.platform_store import open_platform_store
 from predictions.worker.predictor import Predictor, SeasonOnFile, season_of
 
@@ -68,9 +68,18 @@ class Start(BaseModel):
 
 @router.post("/start", status_code=HTTPStatus.ACCEPTED, response_model=None)
 def start(asked: Start, request: Request, _: Annotated[Caller, Depends(require(Role.WRITE))]) -> Response:
-    """Open the day's batch and have its players predicted; it is consolidated when all workers have reported."""
+    """Open the day's batch and have its players predicted; it is consolidated when all workers have reported.
+
+    A day without games is no error that a scheduler should repeat: it is answered 200, with the state ``no_games``.
+    """
     platform: PredictionCoordinator = request.app.state.platform
-    run = platform.start(asked.game_date or todays_games(), asked.run)
+    day = asked.game_date or todays_games()
+    try:
+        run = platform.start(day, asked.run)
+    except NoGamesError as nobody:
+        LOG.warning("Nothing was started: %s", nobody)
+        told = {"state": nobody.kind, "game_date": day.isoformat(), "detail": nobody.message, "hint": nobody.hint}
+        return JSONResponse(told)
     status = platform.batches.wait(run.batch_id, asked.wait_s) if asked.wait_s else run.status
     if status.state == "failed" or (asked.wait_s and status.state in {"incomplete", "cancelled"}):
         return _failed(run, status)

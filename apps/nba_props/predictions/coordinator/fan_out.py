@@ -32,6 +32,12 @@ _RUN: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 _BATCH: Final = re.compile(r"(\d{8})_")
 
 
+class NoGamesError(UsageError):
+    """Nobody is known to play on a day; nothing was opened."""
+
+    kind = "no_games"
+
+
 @dataclass(frozen=True)
 class Run:
     """A batch that was started.
@@ -82,7 +88,8 @@ class PredictionCoordinator:
             run: what tells this run from others of the day; "": the time of day.
 
         Raises:
-            UsageError: nobody plays that day, or ``run`` is no name.
+            NoGamesError: nobody is known to play that day.
+            UsageError: ``run`` is no name.
             BatchConflictError: the batch is open with other players than there are now.
             PartNotStagedError: a worker has staged somewhere else than where this coordinator looks.
         """
@@ -137,7 +144,7 @@ class PredictionCoordinator:
         season = self._season()
         candidates = season.candidates(day)
         if not candidates:
-            raise UsageError(
+            raise NoGamesError(
                 f"Nobody is known to play on {day} ({season.name}).",
                 hint=f"Its days are from {season.dates[0]} to {season.dates[-1]}." if season.dates else "",
             )

@@ -24,6 +24,9 @@ from predictions.log_lines import BATCH_LOG, LOCK_LOG, install
 from predictions.worker.distributed_lock import MAX_WAIT_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from onerow import Store
 
 __all__ = ["BatchConsolidationResult", "BatchConsolidator", "BatchStagingWriter"]
@@ -59,12 +62,16 @@ class BatchStagingWriter:
         client: the caller's client of BigQuery; None on the embedded default. onerow has connections of its own, so
             it is only looked at: it must be one of ``project_id``.
         project_id: ``local``, a folder, or a project of Google Cloud (see ``predictions.settings``).
+        lend: lends a store of the project for one part; None: one is opened for each, and what is missing is made.
     """
 
-    def __init__(self, client: object, project_id: str) -> None:
+    def __init__(
+        self, client: object, project_id: str, *, lend: Callable[[], AbstractContextManager[Store]] | None = None
+    ) -> None:
         _check_client(client, project_id)
         install()
         self.project_id = project_id
+        self._lend = lend or (lambda: settings.open_store(project_id))
 
     def write_to_staging(self, predictions: object, batch_id: str, worker_id: str) -> StagedPart:
         """Stage predictions as one part, whole or not at all; the same ones again are the same part.
@@ -77,7 +84,7 @@ class BatchStagingWriter:
         Raises:
             PartRefusedError: predictions break the table's contract; names the first ten. Nothing was staged.
         """
-        with settings.open_store(self.project_id) as store:
+        with self._lend() as store:
             part = store.stage(settings.TABLE, predictions, batch=batch_id, worker=worker_id)
         BATCH_LOG.info("Staged %d predictions of %s for batch %s (%s)", part.rows, worker_id, batch_id, part.status)
         return part

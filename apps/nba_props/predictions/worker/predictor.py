@@ -15,8 +15,9 @@ from predictions.worker.predict_request import PredictRequest, rows_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
-    from onerow import StagedPart
+    from onerow import StagedPart, Store
 
 LOG: Final = logging.getLogger("predictions.worker.worker")
 
@@ -69,11 +70,18 @@ class Predictor:
     Args:
         project_id: ``local``, a folder, or a project of Google Cloud.
         season: returns the season that the past is taken from.
+        lend: lends a store of the project for one part; None: one is opened for each.
     """
 
-    def __init__(self, project_id: str, season: Callable[[], Season]) -> None:
+    def __init__(
+        self,
+        project_id: str,
+        season: Callable[[], Season],
+        *,
+        lend: Callable[[], AbstractContextManager[Store]] | None = None,
+    ) -> None:
         self._season = season
-        self._writer = BatchStagingWriter(None, project_id)
+        self._writer = BatchStagingWriter(None, project_id, lend=lend)
 
     def predict(self, request: PredictRequest) -> StagedPart:
         """Predict and stage; the same request again is the same part.

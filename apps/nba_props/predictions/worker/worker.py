@@ -32,9 +32,11 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.responses import JSONResponse
 
+import onerow
 from onerow import DataError, Settings
 from onerow.faces.http import problems
 from onerow.faces.http.app import create_worker
+from onerow.faces.http.deliveries import STORE_WAIT_S
 from onerow.faces.http.refusals import BusyError, RequestError
 from onerow.faces.http.security import Access, Caller, Role, require
 from predictions import serving, settings
@@ -47,7 +49,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
-    from onerow import StagedPart
+    from onerow import StagedPart, Store
+    from onerow.faces.http.pool import StorePool
     from onerow.faces.http.reporting import Reporter
     from predictions.season import Season
 
@@ -181,7 +184,12 @@ def request_of(body: bytes) -> PredictRequest:
 
 
 def create(
-    project_id: str, configured: Settings, access: Access, *, season: Callable[[], Season] | None = None
+    project_id: str,
+    configured: Settings,
+    access: Access,
+    *,
+    season: Callable[[], Season] | None = None,
+    opens: Callable[[Settings], Store] = onerow.open,
 ) -> FastAPI:
     """Return the worker of a project.
 
@@ -190,9 +198,12 @@ def create(
         configured: its settings.
         access: who may use it.
         season: returns the season; None: the one on file.
+        opens: opens a store over the settings. The stores of the service stay open while it runs, each lent to one
+            request at a time; one that has failed on a connection is replaced.
     """
-    app = create_worker(configured, access=access)
-    app.state.predictor = Predictor(project_id, season or SeasonOnFile())
+    app = create_worker(configured, access=access, opens=opens)
+    pool: StorePool = app.state.pool
+    app.state.predictor = Predictor(project_id, season or SeasonOnFile(), lend=lambda: pool.store(STORE_WAIT_S))
     app.state.consolidator = BatchConsolidator(None, project_id)
     app.state.dead_letters = DeadLetters(project_id)
     app.include_router(router)

@@ -1,31 +1,37 @@
 -- Statements on the control tables. {guards} and {fences} belong to the target alone, {ledger} and {history} to all:
 -- into these transactions only append, which conflicts with nothing.
 
+-- name: check
+-- Ends the script with the first refusal. {refusals} are queries of one text, NULL where nothing is wrong.
+SELECT IF(refusal IS NULL, 'as it should be', ERROR(refusal)) FROM (SELECT COALESCE({refusals}) AS refusal) AS c;
+
 -- name: claim
 -- A statement of its own, before the transaction. It takes turns by documented rules: what changes a table waits for
--- transactions that change it. {mine} names this job; {ended} are jobs that are known to have ended.
-UPDATE {guards} SET claimed_by = {mine}
-WHERE table_name = {name} AND (claimed_by IS NULL OR claimed_by IN ({ended}));
-
--- name: check_claim
-SELECT CASE
-    WHEN COUNT(*) <> 1 THEN ERROR(CONCAT('onerow:guards:', CAST(COUNT(*) AS STRING), ';'))
-    WHEN MAX(claimed_by) IS DISTINCT FROM {mine} THEN ERROR(CONCAT('onerow:busy:', REPLACE(TO_JSON_STRING(COALESCE(MAX(claimed_by), '')), ';', '\\u003b'), ';'))
-    WHEN {locked} AND MAX(lock_store) IS DISTINCT FROM {lock_store} THEN ERROR(CONCAT('onerow:lock_store:', REPLACE(TO_JSON_STRING(COALESCE(MAX(lock_store), '')), ';', '\\u003b'), ';'))
+-- transactions that change it. {mine} names this job; {ended} are jobs that are known to have ended, and this one. CASE
+-- evaluates the branch that it takes alone:
+-- https://cloud.google.com/bigquery/docs/reference/standard-sql/conditional_expressions
+UPDATE {guards} SET claimed_by = CASE
+    WHEN claimed_by NOT IN ({ended}) THEN ERROR(CONCAT('onerow:busy:', REPLACE(TO_JSON_STRING(claimed_by), ';', '\\u003b'), ';'))
+    WHEN {locked} AND lock_store IS DISTINCT FROM {lock_store} THEN ERROR(CONCAT('onerow:lock_store:', REPLACE(TO_JSON_STRING(COALESCE(lock_store, '')), ';', '\\u003b'), ';'))
+    ELSE {mine}
 END
-FROM {guards} WHERE table_name = {name};
+WHERE table_name = {name};
 
 -- name: change_guard
 -- Really changed: of two transactions that do so at once one is cancelled. The claim ends with the commit.
 UPDATE {guards} SET attempt = attempt + 1, claimed_by = NULL, changed_by = {mine}
 WHERE table_name = {name} AND claimed_by = {mine};
 
--- name: check_guard
-SELECT IF(COUNT(*) = 1, 'guard', ERROR('onerow:conflict:the guard row was not changed exactly once;'))
-FROM {guards} WHERE table_name = {name} AND changed_by = {mine} AND claimed_by IS NULL;
+-- name: refuse_guard
+SELECT CASE
+    WHEN COUNT(*) <> 1 THEN CONCAT('onerow:guards:', CAST(COUNT(*) AS STRING), ';')
+    WHEN COUNTIF(changed_by = {mine} AND claimed_by IS NULL) <> 1
+        THEN 'onerow:conflict:the guard row was not changed exactly once;'
+END
+FROM {guards} WHERE table_name = {name};
 
--- name: check_tokens
-SELECT IF(COUNT(*) = 0, 'token', ERROR(CONCAT('onerow:stale:', CAST(MAX(f.token) AS STRING), ';')))
+-- name: refuse_tokens
+SELECT CONCAT('onerow:stale:', CAST(MAX(f.token) AS STRING), ';')
 FROM (SELECT `partition`, MAX(token) AS token FROM {fences} WHERE table_name = {name} GROUP BY `partition`) AS f
 JOIN ({tokens}) AS h ON h.`partition` = f.`partition` WHERE f.token > h.token;
 
@@ -34,11 +40,11 @@ MERGE {fences} AS f USING ({tokens}) AS h ON f.table_name = {name} AND f.`partit
 WHEN MATCHED THEN UPDATE SET token = GREATEST(f.token, h.token)
 WHEN NOT MATCHED THEN INSERT (table_name, `partition`, token) VALUES ({name}, h.`partition`, h.token);
 
--- name: check_todo
+-- name: refuse_parts
 SELECT CASE
-    WHEN COUNTIF(l.part_id IS NOT NULL) = 0 THEN 'todo'
-    WHEN COUNTIF(l.part_id IS NULL) = 0 THEN ERROR('onerow:merged:;')
-    ELSE ERROR(CONCAT('onerow:outdated:', CAST(COUNTIF(l.part_id IS NOT NULL) AS STRING), ';'))
+    WHEN COUNTIF(l.part_id IS NOT NULL) = 0 THEN NULL
+    WHEN COUNTIF(l.part_id IS NULL) = 0 THEN 'onerow:merged:;'
+    ELSE CONCAT('onerow:outdated:', CAST(COUNTIF(l.part_id IS NOT NULL) AS STRING), ';')
 END
 FROM ({entries}) AS e
 LEFT JOIN (

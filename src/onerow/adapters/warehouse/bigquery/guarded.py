@@ -23,10 +23,10 @@ from onerow.adapters.warehouse.bigquery import sql
 from onerow.adapters.warehouse.bigquery.commits import SignalError
 from onerow.adapters.warehouse.bigquery.preparation import target_types
 from onerow.adapters.warehouse.bigquery.script import (
-    BEGIN,
     COMMIT,
     COUNTS,
     DECLARE_BEFORE,
+    Step,
     Steps,
     Turn,
     script_of,
@@ -77,10 +77,7 @@ class InterventionSteps(Steps):
             [
                 DECLARE_BEFORE,
                 *self.claim(),
-                BEGIN,
-                *self.guard(),
-                *self.token(),
-                self.statements("merge.sql", "count_before"),
+                *self.begin(self.guard(), self.token()),
                 *statements,
                 *self.verify(),
                 *self.record(rows_superseded, rows_inserted),
@@ -89,13 +86,13 @@ class InterventionSteps(Steps):
             ]
         )
 
-    def token(self) -> list[str]:
+    def token(self) -> Step:
         """Compare the token with the fence and raise it."""
         return self.fences({self.work.partition: self.work.token})
 
     def verify(self) -> list[str]:
         """Check that every key of the partition has one row."""
-        return [self.statements(REPAIR, "check_rows")]
+        return self.check(self.statements(REPAIR, "refuse_rows"))
 
     def record(self, rows_superseded: int, rows_inserted: int | None) -> list[str]:
         """Write the history."""
@@ -234,7 +231,9 @@ class Interventions:
 
         def script(turn: Turn) -> str:
             steps = Steps(statements, turn, lock_store=None)
-            return script_of([*steps.claim(), BEGIN, *steps.guard(), *inside, COMMIT, *then])
+            return script_of(
+                [*steps.claim(), *steps.begin(steps.guard(), counted=False), *inside, COMMIT, *then]
+            )
 
         name = f"{spec.name} guard {uuid.uuid4().hex}"
         try:

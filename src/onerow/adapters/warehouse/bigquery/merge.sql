@@ -19,8 +19,14 @@ SELECT __onerow_part, {partition_text}, COUNT(*) FROM {staged} GROUP BY 1, 2;
 SELECT __onerow_part AS part_id, {partition_text} AS `partition`, COUNT(*) AS rows_staged
 FROM {staged} GROUP BY 1, 2;
 
--- name: count_before
--- With constants for partitions the engine answers from its own accounts and reads nothing.
+-- name: check_and_count
+-- Ends the script with the first refusal (see `check` in control.sql), or counts the rows that are there.
+SET onerow_rows_before = (
+    SELECT IF(refusal IS NULL, rows_before, ERROR(refusal))
+    FROM (SELECT COALESCE({refusals}) AS refusal, (SELECT COUNT(*) FROM {target} AS T WHERE {touched}) AS rows_before) AS c
+);
+
+-- name: count_again
 SET onerow_rows_before = (SELECT COUNT(*) FROM {target} AS T WHERE {touched});
 
 -- name: counts
@@ -49,40 +55,38 @@ USING (SELECT * FROM {staged} WHERE __onerow_place = 1) AS S
 ON {touched} AND {target_key} = S.__onerow_key AND {same_key}
 {when_newer} WHEN NOT MATCHED BY TARGET THEN INSERT ({columns}) VALUES ({values});
 
--- name: count_changed
--- What the statement before has changed, by the statistics of the engine.
-SET onerow_rows_changed = @@row_count;
-
 -- name: when_newer
 WHEN MATCHED AND {newer} = 1 THEN UPDATE SET {assignments};
 
--- name: check_keys
-SELECT IF(COUNT(*) = 0, 'one row a key', ERROR(CONCAT('onerow:duplicates:', CAST(COUNT(*) AS STRING), ':',
-    REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';')))
+-- name: refuse_keys
+SELECT IF(COUNT(*) = 0, NULL, CONCAT('onerow:duplicates:', CAST(COUNT(*) AS STRING), ':',
+    REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';'))
 FROM (
     SELECT TO_JSON_STRING([{identity_texts}, CAST(COUNT(*) AS STRING)]) AS k
     FROM (SELECT {identity_of_target} FROM {target} AS T WHERE {touched}) AS T
     GROUP BY {identity} HAVING COUNT(*) > 1
 ) AS d;
 
--- name: check_staged
+-- name: refuse_staged
 SELECT CASE
     WHEN COUNT(*) <> (SELECT COUNT(*) FROM {staged} WHERE __onerow_place = 1)
-        THEN ERROR(CONCAT('onerow:verify:', CAST(COUNT(*) AS STRING), ' staged keys are in the table, not all;'))
+        THEN CONCAT('onerow:verify:', CAST(COUNT(*) AS STRING), ' staged keys are in the table, not all;')
     WHEN COUNTIF({newer} = 1) > 0
-        THEN ERROR(CONCAT('onerow:verify:', CAST(COUNTIF({newer} = 1) AS STRING), ' rows are older than a staged one;'))
+        THEN CONCAT('onerow:verify:', CAST(COUNTIF({newer} = 1) AS STRING), ' rows are older than a staged one;')
 END
 FROM (SELECT * FROM {staged} WHERE __onerow_place = 1) AS S
 JOIN {target} AS T ON {touched} AND {target_key} = S.__onerow_key AND {same_key};
 
--- name: check_counts
+-- name: refuse_counts
+-- Stands right after what has changed the table, whose rows the engine has counted as @@row_count; after anything else
+-- that is NULL or another number, and refused. https://cloud.google.com/bigquery/docs/reference/system-variables
 SELECT CASE
     WHEN COUNT(*) <> {partitions} OR COUNTIF(rows_staged <> rows_inserted + rows_updated + rows_unchanged + rows_superseded) > 0
-        THEN ERROR('onerow:verify:the counts do not add up;')
-    WHEN onerow_rows_changed IS DISTINCT FROM SUM(rows_inserted + rows_updated)
-        THEN ERROR('onerow:verify:the merge has changed other rows than were counted;')
+        THEN 'onerow:verify:the counts do not add up;'
+    WHEN @@row_count IS DISTINCT FROM SUM(rows_inserted + rows_updated)
+        THEN 'onerow:verify:the merge has changed other rows than were counted;'
     WHEN (SELECT COUNT(*) FROM {target} AS T WHERE {touched}) <> onerow_rows_before + SUM(rows_inserted)
-        THEN ERROR('onerow:verify:the table has other rows than were counted;')
+        THEN 'onerow:verify:the table has other rows than were counted;'
 END
 FROM {history} AS h WHERE table_name = {name} AND consolidation = {run} AND attempt = {attempt} AND action = 'consolidate'
     AND COALESCE(h.`partition`, '') IN ({partition_names});

@@ -334,9 +334,9 @@ class Repairs:
         )  # fmt: skip
         entry = about("dedupe", holder=plan.holder, reason=words, unlocked=plan.unlocked)
         return [
-            statements("merge.sql", "count_before"),
             *duplicates.move_aside(found, run=plan.consolidation, words=words),
             steps.history(entries, **{**steps.run, **entry}),
+            statements("merge.sql", "count_again"),
         ]
 
     def plan_restore(

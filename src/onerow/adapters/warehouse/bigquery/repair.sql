@@ -1,9 +1,9 @@
 -- Repair of duplicates. The engine has no row numbers, so rows are told apart by their place among those of their key:
 -- all rows of a repeated key are set aside, those that stay are put back. {repeated} is a temporary table of one script.
 
--- name: check_rows
-SELECT IF(COUNT(*) = 0, 'one row a key', ERROR(CONCAT('onerow:duplicates:', CAST(COUNT(*) AS STRING), ':',
-    REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';')))
+-- name: refuse_rows
+SELECT IF(COUNT(*) = 0, NULL, CONCAT('onerow:duplicates:', CAST(COUNT(*) AS STRING), ':',
+    REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';'))
 FROM (
     SELECT TO_JSON_STRING([{row_identity_texts}, CAST(COUNT(*) AS STRING)]) AS k
     FROM (SELECT {row_identity_of_target} FROM {target} AS T WHERE {touched}) AS T

@@ -3,6 +3,10 @@
 A step is a method that gives statements; the test kit leaves one out to see that it was needed. The script is one job
 without a session: on an error the service rolls the transaction back by itself, and no lock outlives the job.
 
+Each statement of a script is a job of its own to the service, however little it does. So what several steps refuse is
+asked by one statement: a refusal is a query of one text, NULL where nothing is wrong, and the first one that is not
+NULL ends the script.
+
 The claim comes before the transaction, as a statement of its own. Inside transactions the service promises snapshots
 and cancels one of two that change a table at once, but says neither when the snapshot is taken nor whether a change is
 cancelled that runs after the rival's commit on an older snapshot. A single statement outside transactions follows
@@ -10,8 +14,9 @@ other, documented rules: it waits for transactions that change its table, and ne
 first writes its name into the guard row, and none does that over the name of a job that may still run: whatever the
 two answers are, a transaction begins after all others of its table have ended.
 
-Source: https://cloud.google.com/bigquery/docs/transactions#transaction_concurrency and
-https://cloud.google.com/bigquery/docs/data-manipulation-language#dml_statement_conflicts
+Source: https://cloud.google.com/bigquery/docs/transactions#transaction_concurrency,
+https://cloud.google.com/bigquery/docs/data-manipulation-language#dml_statement_conflicts and
+https://cloud.google.com/bigquery/docs/multi-statement-queries
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
 
 BEGIN: Final = "BEGIN TRANSACTION"
 COMMIT: Final = "COMMIT TRANSACTION"
-DECLARE_BEFORE: Final = "DECLARE onerow_rows_before, onerow_rows_changed INT64"
+DECLARE_BEFORE: Final = "DECLARE onerow_rows_before INT64"
 COUNTS: Final = (
     "partition", "token", "parts", "rows_staged", "rows_inserted", "rows_updated", "rows_unchanged", "rows_superseded",
 )  # fmt: skip
@@ -51,6 +56,21 @@ class Turn:
     ended: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step brings to the beginning of a transaction.
+
+    Attributes:
+        first: statements before the check.
+        refusals: queries for the check, which all steps share.
+        then: statements after it.
+    """
+
+    first: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+    then: tuple[str, ...] = ()
+
+
 def script_of(statements: Sequence[str]) -> str:
     """Return statements as one script."""
     return "".join(f"{statement};\n" for statement in statements)
@@ -66,34 +86,51 @@ class Steps:
         self.mine: Mapping[str, sql.Piece] = {"mine": sql.string(turn.mine)}
 
     def claim(self) -> list[str]:
-        """Write this job's name into the guard row, outside the transaction; look that it stands there."""
+        """Write this job's name into the guard row, outside the transaction; refused over the name of another one."""
         ended: list[sql.Node] = [sql.string(name) for name in (self.turn.mine, *self.turn.ended)]
         locked = exp.Boolean(this=self.lock_store is not None)
         store: Mapping[str, sql.Piece] = {"locked": locked, "lock_store": sql.optional(self.lock_store)}
-        return [
-            self.statements(CONTROL, "claim", **self.mine, ended=ended),
-            self.statements(CONTROL, "check_claim", **self.mine, **store),
-        ]
+        return [self.statements(CONTROL, "claim", **self.mine, **store, ended=ended)]
 
-    def guard(self) -> list[str]:
+    def guard(self) -> Step:
         """Change the guard row; of two transactions that do so at once one is cancelled."""
-        return [
-            self.statements(CONTROL, "change_guard", **self.mine),
-            self.statements(CONTROL, "check_guard", **self.mine),
-        ]
+        return Step(
+            first=(self.statements(CONTROL, "change_guard", **self.mine),),
+            refusals=(self.statements(CONTROL, "refuse_guard", **self.mine),),
+        )
 
-    def fences(self, tokens: Mapping[str | None, int | None]) -> list[str]:
+    def fences(self, tokens: Mapping[str | None, int | None]) -> Step:
         """Compare tokens with the highest that have committed for their partitions, and raise these."""
         held = [
             (sql.string(name or ""), sql.integer(token)) for name, token in tokens.items() if token is not None
         ]
         if not held:
-            return []
+            return Step()
         rows = rows_literal(("partition", "token"), held)
+        return Step(
+            refusals=(self.statements(CONTROL, "refuse_tokens", tokens=rows),),
+            then=(self.statements(CONTROL, "raise_fences", tokens=rows),),
+        )
+
+    def begin(self, *steps: Step, counted: bool = True) -> list[str]:
+        """Begin the transaction with steps.
+
+        Args:
+            steps: in the order in which their refusals are told.
+            counted: the rows of the touched partitions are counted before anything changes.
+        """
+        refusals = _asked([query for step in steps for query in step.refusals])
+        check = ("merge.sql", "check_and_count") if counted else (CONTROL, "check")
         return [
-            self.statements(CONTROL, "check_tokens", tokens=rows),
-            self.statements(CONTROL, "raise_fences", tokens=rows),
+            BEGIN,
+            *(statement for step in steps for statement in step.first),
+            self.statements(*check, refusals=refusals),
+            *(statement for step in steps for statement in step.then),
         ]
+
+    def check(self, *refusals: str) -> list[str]:
+        """End the script with the first of some refusals."""
+        return [self.statements(CONTROL, "check", refusals=_asked(refusals))]
 
     def history(self, counts: sql.Piece, **about: sql.Piece) -> str:
         """Return the statement that writes entries; see ``COUNTS`` for what ``counts`` has."""
@@ -132,10 +169,7 @@ class MergeSteps(Steps):
             [
                 DECLARE_BEFORE,
                 *self.claim(),
-                BEGIN,
-                *self.guard(),
-                *self.token(),
-                *self.todo(),
+                *self.begin(self.guard(), self.token(), self.todo()),
                 *repair,
                 *self.merge(),
                 *self.verify(),
@@ -145,32 +179,34 @@ class MergeSteps(Steps):
             ]
         )
 
-    def token(self) -> list[str]:
+    def token(self) -> Step:
         """Compare the tokens with the fences and raise these; a run without a lock has none."""
         return self.fences({task.partition: task.token for task in self.plan.tasks})
 
-    def todo(self) -> list[str]:
+    def todo(self) -> Step:
         """Refuse a plan of which the ledger names a part already."""
-        return [self.statements(CONTROL, "check_todo", **self.run, entries=self._query("entries"))]
+        return Step(
+            refusals=(self.statements(CONTROL, "refuse_parts", **self.run, entries=self._query("entries")),)
+        )
 
     def merge(self) -> list[str]:
         """Count what will become of every row, by partition, and let the newest row of each key win."""
         changes = self.statements.pieces["assignments"]
         when = self._query("when_newer") if changes else sql.Rendered("")
         return [
-            self.statements(self.file, "count_before"),
             self.history(self._query("counts", tasks=self._tasks()), **self._about()),
             self.statements(self.file, "merge", when_newer=when),
-            self.statements("merge.sql", "count_changed"),
         ]
 
     def verify(self) -> list[str]:
         """Read the touched partitions back: one row a key, every staged key there, nothing older, counts add up."""
-        return [
-            self.statements(self.file, "check_keys"),
-            self.statements(self.file, "check_staged"),
-            self.statements(self.file, "check_counts", **self.run, **self._all_partitions()),
-        ]
+        return self.check(
+            self.statements(self.file, "refuse_keys"), self.statements(self.file, "refuse_staged"), self.refuse_counts()
+        )
+
+    def refuse_counts(self) -> str:
+        """Return the refusal of counts that do not add up; the check stands right after what changes the table."""
+        return self.statements("merge.sql", "refuse_counts", **self.run, **self._all_partitions())
 
     def record(self) -> list[str]:
         """Write the ledger; the history was written when the rows were counted."""
@@ -217,6 +253,11 @@ class MergeSteps(Steps):
             "bytes_processed": sql.integer(prepared.cost.bytes_processed),
             "slot_ms": sql.integer(prepared.cost.slot_ms),
         }
+
+
+def _asked(refusals: Sequence[str]) -> sql.Rendered:
+    """Return queries as the values that a check looks at."""
+    return sql.Rendered(", ".join(f"(\n{query}\n)" for query in refusals) or "CAST(NULL AS STRING)")
 
 
 def seconds(value: float) -> sql.Node:

@@ -23,23 +23,21 @@ class VersionsSteps(MergeSteps):
         fresh = [self.statements.columns.written(name) for name in spec.column_names]
         oldest = sql.in_order([column(name, staged) for name in spec.comparison], newest=False)
         return [
-            self.statements(self.file, "count_before"),
-            self.statements(self.file, "check_held"),
+            *self.check(self.statements(self.file, "refuse_repeated")),
             self.history(self._query("counts", tasks=self._tasks()), **self._about()),
             self.statements(self.file, "insert_versions", fresh_values=fresh, oldest_staged_first=oldest),
-            self.statements("merge.sql", "count_changed"),
         ]
 
     def verify(self) -> list[str]:
         """Read the touched partitions back.
 
-        No key has a version twice; every row has one; none of the staged keys a content twice, or a hole before its
-        new versions; every staged content is there; counts add up.
+        No key has a version twice; every row has one; none of the staged keys a content twice; every staged content is
+        there; counts add up.
         """
-        return [
-            self.statements("repair.sql", "check_rows"),
-            self.statements(self.file, "check_versions"),
-            self.statements(self.file, "check_held"),
-            self.statements(self.file, "check_staged"),
-            self.statements("merge.sql", "check_counts", **self.run, **self._all_partitions()),
-        ]
+        return self.check(
+            self.statements("repair.sql", "refuse_rows"),
+            self.statements(self.file, "refuse_unnumbered"),
+            self.statements(self.file, "refuse_repeated"),
+            self.statements(self.file, "refuse_staged"),
+            self.refuse_counts(),
+        )

@@ -6,13 +6,10 @@ CREATE OR REPLACE TABLE {staged} OPTIONS (expiration_timestamp = {expires}) AS
 SELECT *, ROW_NUMBER() OVER (PARTITION BY __onerow_content ORDER BY __onerow_part) AS __onerow_place
 FROM (SELECT s.*, {staged_key} AS __onerow_key, {staged_content} AS __onerow_content FROM ({source}) AS s) AS s;
 
--- name: count_before
-SET onerow_rows_before = (SELECT COUNT(*) FROM {target} AS T WHERE {touched});
-
--- name: check_held
+-- name: refuse_repeated
 -- Before the merge: none of the staged keys has one content under several versions.
-SELECT IF(COUNT(*) = 0, 'one version a content', ERROR(CONCAT('onerow:repeated:', CAST(COUNT(*) AS STRING), ':',
-    REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';')))
+SELECT IF(COUNT(*) = 0, NULL, CONCAT('onerow:repeated:', CAST(COUNT(*) AS STRING), ':',
+    REPLACE(STRING_AGG(k, ',' ORDER BY k LIMIT 100), ';', '\\u003b'), ';'))
 FROM (
     SELECT TO_JSON_STRING([{identity_texts}, CAST(SUM(n) AS STRING)]) AS k
     FROM (
@@ -53,30 +50,15 @@ LEFT JOIN (
 WHERE S.__onerow_place = 1
     AND S.__onerow_content NOT IN (SELECT {target_content} FROM {target} AS T WHERE {touched});
 
--- name: check_versions
-SELECT IF(COUNTIF({version_of_target} IS NULL) = 0, 'all numbered', ERROR('onerow:verify:rows have no version;'))
+-- name: refuse_unnumbered
+SELECT IF(COUNTIF({version_of_target} IS NULL) = 0, NULL, 'onerow:verify:rows have no version;')
 FROM {target} AS T WHERE {touched};
 
--- name: check_staged
+-- name: refuse_staged
 -- Every staged content is there once.
 SELECT CASE
     WHEN COUNT(*) <> (SELECT COUNT(*) FROM {staged} WHERE __onerow_place = 1)
-        THEN ERROR(CONCAT('onerow:verify:', CAST(COUNT(*) AS STRING), ' staged rows are in the table, not all;'))
+        THEN CONCAT('onerow:verify:', CAST(COUNT(*) AS STRING), ' staged rows are in the table, not all;')
 END
 FROM (SELECT * FROM {staged} WHERE __onerow_place = 1) AS S
 JOIN {target} AS T ON {touched} AND {target_content} = S.__onerow_content AND {same_key};
-
--- name: check_numbers
--- Keys whose new versions do not follow their latest one without a hole.
-SELECT IF(COUNT(*) = 0, 'no holes', ERROR('onerow:verify:new versions do not follow the latest one of their key;'))
-FROM (
-    SELECT __onerow_key, MAX(v) AS last, COUNTIF(fresh) AS new, MAX(IF(fresh, NULL, GREATEST(v, 0))) AS latest
-    FROM (
-        SELECT {target_key} AS __onerow_key, {version_of_target} AS v,
-            {target_content} IN (SELECT __onerow_content FROM {staged}) AS fresh
-        FROM {target} AS T WHERE {touched}
-    ) AS t
-    WHERE __onerow_key IN (SELECT __onerow_key FROM {staged})
-    GROUP BY __onerow_key
-) AS k
-WHERE new > 0 AND last < COALESCE(latest, 0);
