@@ -16,11 +16,12 @@ def test_every_connection_of_an_instance_has_the_setting(tmp_path):
     catalog = catalog_of(tmp_path / "catalog.sqlite", busy_timeout_s=20)
     assert catalog.settings == (ONE_MOMENT,)
     setting = "select value from duckdb_settings() where name = 'sqlite_disable_multithreaded_scans'"
-    with closing(Lake(catalog, str(tmp_path / "lake"), busy_timeout_s=20)) as lake:
-        lake.create = True
-        with lake.open() as connection:
-            for reader in (connection, connection.cursor()):
-                assert reader.execute(setting).fetchall() == [("true",)]
+    with (
+        closing(Lake(catalog, str(tmp_path / "lake"), busy_timeout_s=20)) as lake,
+        lake.open(create=True) as connection,
+    ):
+        for reader in (connection, connection.cursor()):
+            assert reader.execute(setting).fetchall() == [("true",)]
 
 
 def test_a_catalog_on_a_server_needs_none():

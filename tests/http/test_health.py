@@ -73,11 +73,11 @@ def test_what_hangs_is_told_in_time_and_asked_once(settings):
         return open_store(given)
 
     async def probe():
-        health = DeepHealth(settings, timeout_s=0.5, fresh_s=0.0, opens=opens)
+        health = DeepHealth(settings, timeout_s=2.0, fresh_s=0.0, opens=opens)
         for _ in range(3):
             began_s = time.monotonic()
             warehouse, locks, staging = await health.parts()
-            assert time.monotonic() - began_s < 5.0
+            assert time.monotonic() - began_s < 15.0
             assert (warehouse.ok, locks.ok, staging.ok) == (False, True, True)
             assert "no answer for" in warehouse.facts[0].text
         assert opened.count("onerow-health-warehouse") == 1, "what hangs is not asked again"

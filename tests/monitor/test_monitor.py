@@ -27,6 +27,8 @@ from support.bench import DAY, PREDICTIONS, Bench, prediction
 PARTITION = DAY.isoformat()
 ALWAYS = 10_000 * 86_400.0
 POLICY = Policy(retry_us=0, max_retry_us=0)
+TIMEOUT_S = 1.5
+"""Of one try; more than a busy machine needs for a request on loopback."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +44,7 @@ def watch(receiver):
     def monitor(*, policy=POLICY, notifiers=None, since_s=ALWAYS, check_every_s=0.0, **limits):
         found = Monitor(
             settings=MonitorSettings(check_every_s, since_s, Limits(**limits)),
-            notifiers=[Webhook(receiver.url, timeout_s=0.3)] if notifiers is None else notifiers,
+            notifiers=[Webhook(receiver.url, timeout_s=TIMEOUT_S)] if notifiers is None else notifiers,
             policy=policy,
             clock=SystemClock(),
             who=f"monitor-{len(made)}",
@@ -266,7 +268,7 @@ def test_many_monitors_at_once_tell_once(bench, watch, receiver):
 
 def test_a_dead_receiver_blocks_nobody_and_misses_nothing(bench, watch, receiver):
     other = type(receiver)()
-    monitor = watch(notifiers=[Slack(receiver.url, timeout_s=0.3), Webhook(other.url, timeout_s=0.3)])
+    monitor = watch(notifiers=[Slack(receiver.url, timeout_s=TIMEOUT_S), Webhook(other.url, timeout_s=TIMEOUT_S)])
     try:
         receiver.die()
         with bench.open() as store:
@@ -274,7 +276,7 @@ def test_a_dead_receiver_blocks_nobody_and_misses_nothing(bench, watch, receiver
             double(bench)
             begun = time.monotonic()
             report = monitor.look(store)
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < 15
             assert (len(other.taken), report.told.waiting) == (2, {"slack": 2, "webhook": 0})
             assert "could not be reached" in report.told.failed["slack"]
             assert report.to_json()["incidents"][0]["receivers"]["slack"]["waiting"]
@@ -453,8 +455,8 @@ def test_a_slow_receiver_does_not_hold_up_the_other_incidents(bench, watch, rece
         double(bench)
         begun = time.monotonic()
         report = monitor.look(store)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 3 * TIMEOUT_S + 5
     assert report.told.waiting == {"webhook": 2}
-    assert len(receiver.asked) <= 3
+    assert len({asked["id"] for _, _, asked in receiver.asked}) == 1, "the second incident was not tried"
     with pytest.raises(NotifierError):
         monitor._notifiers[0].send(next(iter(report.incidents)).deliveries["webhook"].message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import psycopg
 import pytest
@@ -44,9 +45,9 @@ def locks(database):
 def proxied(database):
     with opened(database) as direct:
         direct.identity()  # the tables are there: making them may take a slow disk longer than ``ANSWER_S``
-    with Proxy(servers.address(database)) as proxy:
-        with opened(servers.through(database, proxy.port), answer_s=ANSWER_S) as store:
-            yield proxy, store
+    through = partial(servers.through, database)
+    with Proxy(servers.address(database)) as proxy, opened(through(proxy.port), answer_s=ANSWER_S) as store:
+        yield proxy, store
 
 
 def leases(store, **settings):

@@ -95,6 +95,8 @@ class Crew:
         if not self._wait_for_the_end(deadline_s - self._clock.monotonic_s()):
             self._dispatcher.abandon()
             self._wait_for_the_end(GIVE_UP_S)
+        if looker is not None:  # what a slow look has claimed since it gives back
+            looker.join(GIVE_UP_S)
         return self._running == 0 and (looker is None or not looker.is_alive())
 
     # --- on the threads --------------------------------------------------------------------
