@@ -127,9 +127,5 @@ order by committed_at desc, consolidation, partition limit $3;
 select partition, sum(rows_inserted)::bigint from control.history
 where table_name = ? group by partition;
 
--- name: read_target_columns
-select column_name, data_type, is_nullable from duckdb_columns()
-where database_name = ? and schema_name = ? and table_name = ? order by column_index;
-
 -- name: read_control_tables
 select table_name from duckdb_tables() where database_name = ? and schema_name = ?;

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import duckdb
 
 from onerow.adapters.warehouse.duckdb import companions, numbering, removed, sql
-from onerow.adapters.warehouse.duckdb.database import map_error, row, rows
+from onerow.adapters.warehouse.duckdb.database import map_error, row, rows, types_of
 from onerow.errors import ConfigurationError, LockStoreMismatchError, NotInstalledError
 
 if TYPE_CHECKING:
@@ -181,11 +181,9 @@ def install(
             made.append(f"control table {control_schema}.{name}")
     for spec in specs:
         _check_names(spec)
-        found = rows(
-            connection, control["read_target_columns"], sql.DATABASE, schema_of(spec), spec.target[-1]
-        )
+        found = types_of(connection, target_table(spec))
         made += _install_target(connection, spec, found, layout)
-        made += removed.install_removed(connection, control, spec)
+        made += removed.install_removed(connection, spec)
         made += companions.install_views(connection, spec, schema_of(spec), target_types(connection, spec))
         own = control.of(spec.name)
         for name in OF_A_TABLE if layout.own_guards else ():
@@ -213,7 +211,7 @@ def install(
 
 
 def _install_target(
-    connection: duckdb.DuckDBPyConnection, spec: TableSpec, found: Sequence[tuple[str, str, bool]], layout: Layout
+    connection: duckdb.DuckDBPyConnection, spec: TableSpec, found: Mapping[str, str], layout: Layout
 ) -> list[str]:
     name = ".".join(spec.target)
     if not found:
@@ -235,14 +233,13 @@ def _install_target(
             hint="Nothing was created. Correct the declaration or the table.",
         )
     made = []
-    there = {column for column, _, _ in found}
     for column in spec.columns:
-        if column.name not in there:
+        if column.name not in found:
             # A NOT NULL column cannot be added to rows that lack it; the row contract holds it for new ones.
             definition = _definition(spec, column, nullable=True).sql(sql.DIALECT)
             connection.execute(f"ALTER TABLE {target_table(spec).sql(sql.DIALECT)} ADD COLUMN {definition}")
             made.append(f"column {name}.{column.name}")
-    if spec.version_column is not None and spec.version_column not in there:
+    if spec.version_column is not None and spec.version_column not in found:
         numbering.number_rows(
             connection, spec, target_table(spec), spec.version_column, required=layout.required_later
         )
@@ -250,10 +247,9 @@ def _install_target(
     return made
 
 
-def misfits(spec: TableSpec, found: Sequence[tuple[str, str, bool]]) -> list[str]:
-    """Return why an existing table cannot be used as declared, as sentences."""
+def misfits(spec: TableSpec, types: Mapping[str, str]) -> list[str]:
+    """Return why an existing table with columns of ``types`` cannot be used as declared, as sentences."""
     problems = []
-    types = {name: data_type for name, data_type, _ in found}
     for column in spec.stored_columns:
         actual = types.get(column.name)
         declared = sql.duckdb_type(column.type)
@@ -313,9 +309,7 @@ def probe(
         return facts
     facts.append(("control tables", True, f"schema {control_schema}"))
     for spec in specs:
-        found = rows(
-            connection, control["read_target_columns"], sql.DATABASE, schema_of(spec), spec.target[-1]
-        )
+        found = types_of(connection, target_table(spec))
         own = control.of(spec.name)
         guards = rows(connection, own["read_guard"], spec.name) if own.real_name("guards") in present else []
         if not found:
@@ -325,10 +319,9 @@ def probe(
         elif len(guards) != 1:
             facts.append((f"table {spec.name}", False, f"{len(guards)} guard rows instead of one; run `onerow init`"))
         else:
-            types = {column: data_type for column, data_type, _ in found}
-            lacking = [column.name for column in spec.stored_columns if column.name not in types]
+            lacking = [column.name for column in spec.stored_columns if column.name not in found]
             wrong = [f"lacks {', '.join(lacking)}; run `onerow init`"] if lacking else []
-            wrong = wrong or companions.problems(connection, spec, schema_of(spec), types)
-            wrong += removed.problems(connection, control, spec)
+            wrong = wrong or companions.problems(connection, spec, schema_of(spec), found)
+            wrong += removed.problems(connection, spec)
             facts.append((f"table {spec.name}", not wrong, "; ".join(wrong) or f"fits ({guards[0][1]})"))
     return facts

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from onerow.adapters.warehouse.duckdb import sql
-from onerow.adapters.warehouse.duckdb.database import rows
+from onerow.adapters.warehouse.duckdb.database import types_of
 from onerow.errors import ConfigurationError, NotInstalledError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import duckdb
 
     from onerow.core.spec import TableSpec
@@ -37,22 +35,18 @@ def _wanted(spec: TableSpec) -> dict[str, str]:
     return {**{column.name: sql.duckdb_type(column.type) for column in spec.stored_columns}, **REMOVED_COLUMNS}
 
 
-def _there(connection: duckdb.DuckDBPyConnection, control: Mapping[str, str], spec: TableSpec) -> dict[str, str]:
-    name = spec.target[-1] + REMOVED_SUFFIX
-    found = rows(connection, control["read_target_columns"], sql.DATABASE, _schema_of(spec), name)
-    return {column: data_type for column, data_type, _ in found}
+def _there(connection: duckdb.DuckDBPyConnection, spec: TableSpec) -> dict[str, str]:
+    return types_of(connection, removed_table(spec))
 
 
-def install_removed(
-    connection: duckdb.DuckDBPyConnection, control: Mapping[str, str], spec: TableSpec
-) -> list[str]:
+def install_removed(connection: duckdb.DuckDBPyConnection, spec: TableSpec) -> list[str]:
     """Create the table of moved rows, or the columns that were declared since; return lines for people.
 
     Raises:
         ConfigurationError: a table of this name is there and is none of ours.
     """
     name = ".".join(spec.target) + REMOVED_SUFFIX
-    there, wanted = _there(connection, control, spec), _wanted(spec)
+    there, wanted = _there(connection, spec), _wanted(spec)
     table = removed_table(spec)
     if not there:
         definitions = [_definition(column, type_text) for column, type_text in wanted.items()]
@@ -75,28 +69,28 @@ def install_removed(
     return made
 
 
-def lacking(connection: duckdb.DuckDBPyConnection, control: Mapping[str, str], spec: TableSpec) -> list[str]:
+def lacking(connection: duckdb.DuckDBPyConnection, spec: TableSpec) -> list[str]:
     """Return the columns that the table of moved rows lacks; all of them if it is not there."""
-    there = _there(connection, control, spec)
+    there = _there(connection, spec)
     return [column for column in _wanted(spec) if column not in there]
 
 
-def problems(connection: duckdb.DuckDBPyConnection, control: Mapping[str, str], spec: TableSpec) -> list[str]:
+def problems(connection: duckdb.DuckDBPyConnection, spec: TableSpec) -> list[str]:
     """Return what is wrong with the table of moved rows, for ``doctor``."""
-    missing = lacking(connection, control, spec)
+    missing = lacking(connection, spec)
     name = spec.target[-1] + REMOVED_SUFFIX
     if len(missing) == len(_wanted(spec)):
         return [f"the table {name} is missing; run `onerow init`"]
     return [f"the table {name} lacks {', '.join(missing)}; run `onerow init`"] if missing else []
 
 
-def check_removed(connection: duckdb.DuckDBPyConnection, control: Mapping[str, str], spec: TableSpec) -> None:
+def check_removed(connection: duckdb.DuckDBPyConnection, spec: TableSpec) -> None:
     """Check that rows can be moved aside.
 
     Raises:
         NotInstalledError: the table is not there or lacks a declared column.
     """
-    missing = lacking(connection, control, spec)
+    missing = lacking(connection, spec)
     if missing:
         raise NotInstalledError(
             f"The table {'.'.join(spec.target)}{REMOVED_SUFFIX} is missing or lacks the column {missing[0]!r}.",

@@ -195,7 +195,7 @@ class Repair:
             VerificationError: the engine moved other rows than it was told to.
         """
         spec = self.spec
-        removed.check_removed(self.connection, self.control, spec)
+        removed.check_removed(self.connection, spec)
         reasons = [removal_reason(found.cause(answer), words) for answer in _ANSWERS]
         values = partition_values(spec, partition)
         copy = self.statement("move_aside", repeated_partitions=sql.in_partitions(spec, values, on="r"))
@@ -297,7 +297,7 @@ class Exchange:
     def __init__(self, repair: Repair, partition: str | None, run: str, key: Mapping[str, str | None]) -> None:
         spec = repair.spec
         refuse_versions(spec)
-        removed.check_removed(repair.connection, repair.control, spec)
+        removed.check_removed(repair.connection, spec)
         repair.view()
         self.repair = repair
         self.partition = partition
