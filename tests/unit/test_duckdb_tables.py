@@ -275,6 +275,20 @@ def test_nothing_is_installed_yet(tmp_path):
         store.consolidate("predictions", "b")
 
 
+def test_a_missing_table_is_no_variable_of_ours(tmp_path):
+    """The engine would take a variable of the code that asks for a table of its name: ``rows`` is a function there."""
+    bench = Bench(tmp_path, tables=PREDICTIONS.replace("predictions]", "rows]").replace("predictions.", "rows."), table="rows")
+    bench.write("drop view rows_duplicates; drop table rows")
+    with bench.open() as store:
+        bench.stage(store, [prediction()], batch="b")
+        result = store.consolidate("rows", "b")
+        assert result.partitions[0].error_kind == "not_installed"
+        assert "There is no table rows" in result.error
+        store.init()
+        assert store.consolidate("rows", "b").success
+    bench.assert_table_is_reference()
+
+
 def test_declared_checks_and_wandering_keys_are_found(tmp_path):
     bench = Bench(tmp_path, tables=PREDICTIONS + '\n[tables.predictions.checks]\npoints_are_few = "predicted_points < 60"\n')
     with bench.open() as store:

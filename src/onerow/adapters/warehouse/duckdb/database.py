@@ -37,10 +37,6 @@ POLL_FIRST_S: Final = 0.001
 POLL_LAST_S: Final = 0.02
 
 _HELD = re.compile(r"Conflicting lock is held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
-_IS_THERE: Final = """
-select 1 from duckdb_tables() where database_name = $1 and schema_name = $2 and table_name = $3
-union all select 1 from duckdb_views() where database_name = $1 and schema_name = $2 and view_name = $3
-"""
 _threads: dict[str, threading.RLock] = {}
 _threads_guard = threading.Lock()
 
@@ -112,6 +108,7 @@ class Database:
     def _connect(self) -> duckdb.DuckDBPyConnection:
         # Nothing is fetched or loaded from elsewhere: a statement that needs more than is built in fails.
         connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+        connection.execute("set python_enable_replacements = false")  # a variable of ours is no table
         connection.execute("set TimeZone = 'UTC'")
         connection.execute("set enable_progress_bar = false")
         connection.execute("set temp_directory = ?", [f"{self.path}.tmp"])  # what does not fit into memory
@@ -272,13 +269,12 @@ def row(connection: duckdb.DuckDBPyConnection, statement: str, *values: Any) -> 
 
 def types_of(connection: duckdb.DuckDBPyConnection, table: sql.exp.Table) -> dict[str, str]:
     """Return the columns of a table with their engine types; none if there is no such table."""
-    # duckdb_columns() would describe every column of every database; asking for no rows tells the types at once, but
-    # would take a Python variable of the table's name for a table that is not there.
-    if not rows(connection, _IS_THERE, table.catalog, table.db, table.name):
-        return {}
+    # duckdb_columns() would describe every column of every database; asking for no rows tells the types at once.
     nothing = sql.exp.select(sql.exp.Star()).from_(table).limit(sql.exp.Literal.number(0))
     try:
         described = connection.execute(nothing.sql(sql.DIALECT)).description
+    except duckdb.CatalogException:  # which aborts no transaction
+        return {}
     except duckdb.Error as error:
         raise map_error(error, f"the table {table.name} cannot be described") from error
     return {name: str(data_type) for name, data_type, *_ in described or []}

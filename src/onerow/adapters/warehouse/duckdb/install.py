@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-import duckdb
-
 from onerow.adapters.warehouse.duckdb import companions, numbering, removed, sql
-from onerow.adapters.warehouse.duckdb.database import map_error, row, rows, types_of
+from onerow.adapters.warehouse.duckdb.database import row, rows, types_of
 from onerow.errors import ConfigurationError, LockStoreMismatchError, NotInstalledError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import duckdb
     from sqlglot import exp
 
     from onerow.core.spec import Column, TableSpec
@@ -134,17 +133,11 @@ def target_types(connection: duckdb.DuckDBPyConnection, spec: TableSpec) -> dict
     Raises:
         NotInstalledError: there is no such table, or it lacks a declared column.
     """
-    # Asking for no rows tells the types at once; duckdb_columns() would describe every column of the file.
-    nothing = sql.exp.select(sql.exp.Star()).from_(target_table(spec)).limit(sql.exp.Literal.number(0))
-    try:
-        described = connection.execute(nothing.sql(sql.DIALECT)).description
-    except duckdb.CatalogException as error:
+    types = types_of(connection, target_table(spec))
+    if not types:
         raise NotInstalledError(
             f"There is no table {'.'.join(spec.target)} in the warehouse.", hint="Run `onerow init`."
-        ) from error
-    except duckdb.Error as error:
-        raise map_error(error, f"the table {'.'.join(spec.target)} cannot be described") from error
-    types = {name: str(data_type) for name, data_type, *_ in described or []}
+        )
     declared = [column.name for column in spec.stored_columns]
     extra = [name for name in types if name not in declared]
     if extra:

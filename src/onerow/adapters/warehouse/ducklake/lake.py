@@ -184,6 +184,7 @@ class Lake(Database):
             extensions.load(connection, self.catalog.extensions)
             for statement in self.catalog.settings:
                 connection.execute(statement)
+            connection.execute("set python_enable_replacements = false")
             connection.execute("set TimeZone = 'UTC'")
             connection.execute("set enable_progress_bar = false")
             connection.execute(_QUICK_LOOKS)
