@@ -298,8 +298,9 @@ class Transaction:
         keys = present = differing = 0
         with _in_any_order(self.connection):
             looked = rows(self.connection, self.statements["look_back"])
-        for value, found, keys, present, differing in looked:  # noqa: B007 -- the same in every row but the first two
+        for value, found, different, met, other in looked:
             seen[partition_name(self.plan.spec, value)] = found
+            keys, present, differing = keys + different, present + met, differing + other
         if keys != sum(seen.values()):
             self._refuse_duplicates()
         self._verify_counts(seen, counts)

@@ -79,18 +79,15 @@ insert into target ($column_list) select $columns from staged
 where rowid not in (select __onerow_staged from met where newer <> 1);
 
 -- name: look_back
--- The touched partitions as they are now, read once: in a lake every look costs a look into its catalog too. Rows of
--- each; and in all, different keys, staged keys that are there, and those of them whose row differs from the staged
--- winner in the order columns.
-with seen as materialized (
+-- The touched partitions as they are now, read once: in a lake every look costs a look into its catalog too. For each,
+-- rows, different keys, rows of staged keys, and those of them that differ from the staged winner in the order columns.
+-- A key belongs to one partition: its hash is also of that.
+select t.__onerow_partition, count(*), count(distinct t.__onerow_key), count(s.__onerow_key),
+    count(*) filter (where s.__onerow_order <> t.__onerow_order)
+from (
     select $partition as __onerow_partition, $key_hash as __onerow_key, $order_hash as __onerow_order from touched
-), compared as materialized (
-    select count(*) as present, count(*) filter (where s.__onerow_order <> t.__onerow_order) as differing
-    from staged as s join seen as t on t.__onerow_key = s.__onerow_key
-)
-select __onerow_partition, count(*), (select count(distinct __onerow_key) from seen),
-    (select present from compared), (select differing from compared)
-from seen group by __onerow_partition;
+) as t left join staged as s on s.__onerow_key = t.__onerow_key
+group by t.__onerow_partition;
 
 -- name: count_older
 -- Of those that differ, how many stored rows are older than the staged winner: none may be.
