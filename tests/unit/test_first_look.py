@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 
+import duckdb
 import pytest
 
 from onerow.core.partitions import Scope
+from onerow.errors import WarehouseBusyError
 from support.bench import DAY, consolidate_all, prediction
 
 NEXT_DAY = DAY + dt.timedelta(days=1)
@@ -124,3 +126,13 @@ def test_a_warehouse_that_cannot_be_asked_is_an_error_and_no_failed_partition(be
         store.consolidate("predictions", "b")
     assert caught.value.kind == "not_installed"
     assert {state for _, state in bench.part_states().values()} == {"staged"}
+
+
+def test_a_warehouse_that_is_busy_is_waited_for_once(bench, store, steps):
+    bench.stage(store, BOTH, batch="b")
+    store.ports.warehouse._database.busy_timeout_s = 0.2
+    with duckdb.connect(str(bench.database)), pytest.raises(WarehouseBusyError):
+        store.consolidate("predictions", "b")
+    assert steps == ["prepare", "apply"]
+    assert store.consolidate("predictions", "b").status == "committed"
+    bench.assert_table_is_reference()

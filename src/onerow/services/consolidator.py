@@ -47,6 +47,7 @@ from onerow.errors import (
     RetriesExhaustedError,
     StagingError,
     VerificationError,
+    WarehouseBusyError,
 )
 from onerow.services.budget import Budget
 from onerow.services.events import emit
@@ -196,8 +197,8 @@ class Consolidator:
                 group.lock_wait_s = self._clock.monotonic_s() - begun_s
             group.fail_all(error)
         except OnerowError as error:
-            if run.transactions <= 1 and not group.looked and not isinstance(error, FencedError | OutcomeUnknownError):
-                self._look_again(group)  # a warehouse that cannot be asked is no partition's failure: this raises
+            if run.transactions <= 1 and not group.looked:
+                self._raise_if_nobody_was_asked(group, error)
             group.fail_all(error)
         return group.results, frozenset(group.merged)
 
@@ -317,6 +318,13 @@ class Consolidator:
         self._look_again(group)
         if len(group.waiting) < waiting:
             raise _LessToDoError
+
+    def _raise_if_nobody_was_asked(self, group: Group, error: OnerowError) -> None:
+        """Raise what a look at the ledger raises: a warehouse that cannot be asked is no partition's failure."""
+        if isinstance(error, WarehouseBusyError):
+            raise error  # whoever has waited for it once need not wait again to know
+        if not isinstance(error, FencedError | OutcomeUnknownError):
+            self._look_again(group)
 
     def _plan(self, group: Group, leases: HeldLeases | Unlocked) -> MergePlan:
         request = group.request
