@@ -7,6 +7,7 @@ import math
 from decimal import Decimal
 
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -148,6 +149,13 @@ def same(left, right):
     return left == right or (
         isinstance(left, float) and isinstance(right, float) and math.isnan(left) and math.isnan(right)
     )
+
+
+@pytest.mark.parametrize("column_type", TYPES, ids=str)
+def test_a_stretch_of_a_mixed_column_may_have_no_value_at_all(column_type):
+    mixed = array_of([Decimal("1.5"), 7, None, None]).slice(2)
+    converted, bad = convert_array(mixed, column_type, text_mode=False)
+    assert (converted.to_pylist(), bad, converted.type) == ([None, None], [], arrow_type(column_type))
 
 
 @settings(max_examples=400, deadline=None)

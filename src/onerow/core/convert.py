@@ -234,7 +234,7 @@ def _to_decimal(array: pa.Array, target: pa.DataType, *, is_text: bool) -> pa.Ar
 
 def _text_to_decimal(texts: pa.Array, target: pa.DataType) -> pa.Array | None:
     # Very many digits overflow in Arrow without an error (seen in pyarrow 26).
-    longest = pc.max(pc.binary_length(texts)).as_py()
+    longest = pc.max(pc.binary_length(texts)).as_py() or 0  # there is none where all values are NULL
     return texts.cast(target) if longest <= MAX_DECIMAL_DIGITS else None
 
 
